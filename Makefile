@@ -1,0 +1,43 @@
+# `make` shows what there is. Every target builds with the same profile and flags, so that they share their artifacts.
+
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+# Static and not relocatable: one binary for every node, and no relocations that would dirty pages in each process.
+export CARGO_BUILD_TARGET := $(HOST)
+export CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release
+SHIM := $(TARGET_DIR)/containerd-shim-wasm-v1
+PREFIX ?= /usr/local
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint install deps clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+build: ## Build the static release binary and check that it is static
+	@test/deps.sh build
+	cargo build --release --locked -p shim
+	@file $(SHIM) | grep -q 'statically linked' || { file $(SHIM); echo "$(SHIM) is not static" >&2; exit 1; }
+	@if readelf -lW $(SHIM) | grep -q INTERP; then echo "$(SHIM) asks for a dynamic loader" >&2; exit 1; fi
+	@echo "built $(SHIM): $$(file -b $(SHIM) | cut -d, -f1-4), $$(stat -c %s $(SHIM)) bytes"
+
+demo: build ## Run sample images on a private containerd: output, exit code, volumes (root)
+	test/demo.sh $(SHIM)
+
+test: deps lint ## Check format and lints, then run all tests, unit and on real containerds (root)
+	test/containerd.sh
+	cargo test --release --locked --workspace
+
+lint: ## Check format and lints
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+
+install: build ## Install the shim to PREFIX/bin (default /usr/local)
+	install -D -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/containerd-shim-wasm-v1
+
+deps: ## Install what building and testing need (Debian 12, Ubuntu; root)
+	test/deps.sh test
+
+clean: ## Remove what was built
+	cargo clean

@@ -1,0 +1,143 @@
+//! The guest's memory limit: all linear memories and tables of a store together.
+//! Invariant: what is counted never falls, so no sequence of failed growths gains a guest anything.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Notify;
+use wasmtime::ResourceLimiterAsync;
+use wasmtime_wasi::async_trait;
+
+/// What Wasmtime takes for an element of a table, bytes: a pointer.
+const TABLE_ELEMENT: u64 = 8;
+
+/// Grants growth until the limit.
+pub(crate) struct Budget {
+    limit_bytes: u64,
+    used_bytes: u64,
+    refusal: Refusal,
+}
+
+/// Whether a growth was refused, as seen from outside of the store.
+#[derive(Clone, Default)]
+pub(crate) struct Refusal(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    happened: AtomicBool,
+    first: Notify,
+}
+
+impl Refusal {
+    /// Whether a growth was refused until now.
+    pub(crate) fn happened(&self) -> bool {
+        self.0.happened.load(Ordering::Relaxed)
+    }
+
+    /// Completes once, at the first refusal.
+    pub(crate) async fn first(&self) {
+        self.0.first.notified().await;
+    }
+
+    fn record(&self) -> bool {
+        let is_first = !self.0.happened.swap(true, Ordering::Relaxed);
+        if is_first {
+            self.0.first.notify_one();
+        }
+        is_first
+    }
+}
+
+impl Budget {
+    /// A budget of `limit_bytes`.
+    pub(crate) fn new(limit_bytes: u64, refusal: Refusal) -> Self {
+        Budget { limit_bytes, used_bytes: 0, refusal }
+    }
+
+    async fn grow(&mut self, current: u64, desired: u64, maximum: Option<u64>) -> bool {
+        // Beyond its own maximum it fails without us, and is not for want of memory.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return true;
+        }
+        let used = self.used_bytes.saturating_add(desired.saturating_sub(current));
+        if used <= self.limit_bytes {
+            self.used_bytes = used;
+            return true;
+        }
+        if self.refusal.record() {
+            // So that the refusal is told now and not when the guest ends.
+            tokio::task::yield_now().await;
+        }
+        false
+    }
+}
+
+#[async_trait]
+impl ResourceLimiterAsync for Budget {
+    async fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let maximum = maximum.map(|bytes| bytes as u64);
+        Ok(self.grow(current as u64, desired as u64, maximum).await)
+    }
+
+    async fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let bytes = |elements: usize| (elements as u64).saturating_mul(TABLE_ELEMENT);
+        Ok(self.grow(bytes(current), bytes(desired), maximum.map(bytes)).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::runtime::Builder;
+
+    fn budget(limit_bytes: u64) -> (Budget, Refusal) {
+        let refusal = Refusal::default();
+        (Budget::new(limit_bytes, refusal.clone()), refusal)
+    }
+
+    fn memory(budget: &mut Budget, current: usize, desired: usize, maximum: Option<usize>) -> bool {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        runtime.block_on(budget.memory_growing(current, desired, maximum)).unwrap()
+    }
+
+    fn table(budget: &mut Budget, current: usize, desired: usize) -> bool {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        runtime.block_on(budget.table_growing(current, desired, None)).unwrap()
+    }
+
+    #[test]
+    fn memories_and_tables_are_summed() {
+        let (mut budget, refusal) = budget(100);
+        assert!(memory(&mut budget, 0, 40, None));
+        assert!(memory(&mut budget, 0, 20, None));
+        assert!(table(&mut budget, 0, 5));
+        assert!(!refusal.happened());
+        assert!(!memory(&mut budget, 40, 41, None));
+        assert!(refusal.happened());
+    }
+
+    #[test]
+    fn growth_beyond_the_memory_s_own_maximum_is_not_a_refusal() {
+        let (mut budget, refusal) = budget(100);
+        assert!(memory(&mut budget, 0, 1000, Some(64)));
+        assert!(memory(&mut budget, 0, 100, Some(100)));
+        assert!(!refusal.happened());
+    }
+
+    #[test]
+    fn failed_growth_gains_nothing() {
+        let (mut budget, _) = budget(100);
+        assert!(memory(&mut budget, 0, 100, None));
+        budget.memory_grow_failed(wasmtime::Error::msg("overflow")).unwrap();
+        assert!(!memory(&mut budget, 0, 1, None));
+    }
+}

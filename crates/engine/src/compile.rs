@@ -1,0 +1,106 @@
+//! From wasm to an artifact. Runs in a child process that has nothing but the descriptors of its job, because a
+//! compiler reads bytes from strangers.
+
+use crate::config::{Role, Variant, config};
+use plan::{Failure, Report};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use wasmtime::Engine;
+
+/// The first bytes of every wasm.
+const MAGIC: &[u8] = b"\0asm";
+/// Version and layer of a core module, which follow the magic.
+const MODULE: [u8; 4] = [1, 0, 0, 0];
+/// Version and layer of a component.
+const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
+
+/// What a compile child is given.
+#[derive(Debug)]
+pub struct CompileJob {
+    /// The wasm, a core module or a component.
+    pub wasm: File,
+    /// Where the artifact is written; empty.
+    pub output: File,
+    /// The lock of the artifact's key.
+    pub lock: File,
+    /// The kind of code to make.
+    pub variant: Variant,
+}
+
+/// Compiles a job. Waits for the job's lock, reports `Locked`, asks `go` (which blocks, and says no if somebody else
+/// has made the artifact meanwhile), then reports `Compiled` or `Failed`.
+///
+/// The lock belongs to the open file description: it holds as long as this process or the one that gave the
+/// descriptor has it open, so that the artifact can be put in place under it.
+pub fn compile(job: CompileJob, go: impl FnOnce() -> bool, report: &mut dyn FnMut(Report)) {
+    if let Err(source) = job.lock.lock() {
+        let line = one_line("lock the cache entry", &source);
+        return report(Report::Failed(Failure::Message(line)));
+    }
+    report(Report::Locked);
+    if !go() {
+        return;
+    }
+    match write_artifact(&job) {
+        Ok(()) => report(Report::Compiled),
+        Err(error) => report(Report::Failed(Failure::Message(error))),
+    }
+}
+
+fn write_artifact(job: &CompileJob) -> Result<(), String> {
+    let wasm = read(&job.wasm).map_err(|error| one_line("read wasm", &error))?;
+    let code = translate(&wasm, job.variant)?;
+    drop(wasm);
+    let mut output = &job.output;
+    // Synced here, where waiting for the disk holds up nobody.
+    output
+        .write_all(&code)
+        .and_then(|()| output.sync_all())
+        .map_err(|error| one_line("write compiled code to the cache", &error))
+}
+
+/// Reads from the start, wherever the cursor is: the description may be shared with a process that hashed the file.
+fn read(file: &File) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(size).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    bytes.resize(size, 0);
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+fn translate(wasm: &[u8], variant: Variant) -> Result<Vec<u8>, String> {
+    let Some(version) = wasm.strip_prefix(MAGIC) else {
+        return Err(not_wasm(wasm));
+    };
+    let engine =
+        Engine::new(&config(Role::Compile, variant)).map_err(|error| one_line("start the compiler", error.as_ref()))?;
+    if version.starts_with(&MODULE) {
+        engine.precompile_module(wasm).map_err(|error| one_line("invalid wasm module", error.as_ref()))
+    } else if version.starts_with(&COMPONENT) {
+        engine.precompile_component(wasm).map_err(|error| one_line("invalid wasm component", error.as_ref()))
+    } else if version.len() < 4 {
+        Err("invalid wasm: it ends within its first 8 bytes".to_owned())
+    } else {
+        Err(format!(
+            "invalid wasm: unknown version {:02x?}, expected a core module of version 1 or a component",
+            &version[..4]
+        ))
+    }
+}
+
+fn not_wasm(bytes: &[u8]) -> String {
+    if Engine::detect_precompiled(bytes).is_some() {
+        "precompiled code is never loaded from an image: put the .wasm itself into the image".to_owned()
+    } else {
+        "invalid wasm: it does not start with the magic bytes \\0asm".to_owned()
+    }
+}
+
+/// What failed and why, in one line.
+pub(crate) fn one_line(what: &str, error: &(dyn std::error::Error + 'static)) -> String {
+    let line = format!("{what}: {}", plan::one_line(error));
+    // Messages of the compiler are indented.
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}

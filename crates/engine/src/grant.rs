@@ -1,0 +1,164 @@
+//! Turns a plan into what a guest may touch.
+//! Invariant: nothing outside of this file hands a right of the process to a guest. No network is granted: every
+//! address is refused and no name is resolved.
+
+use crate::budget::Budget;
+use crate::compile::one_line;
+use plan::{Failure, Invocation, Mount, RootAccess, RunPlan};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
+
+/// The data of a store.
+pub(crate) struct State {
+    wasi: WasiP1Ctx,
+    pub(crate) budget: Budget,
+}
+
+impl State {
+    pub(crate) fn new(wasi: WasiP1Ctx, budget: Budget) -> Self {
+        State { wasi, budget }
+    }
+
+    pub(crate) fn wasi_mut(&mut self) -> &mut WasiP1Ctx {
+        &mut self.wasi
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.ctx()
+    }
+}
+
+/// Whether the guest's world has a notion of a working directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WorkingDirectory {
+    /// Components are told theirs.
+    Told,
+    /// WASI 0.1 has none: relative paths start at `/`. `PWD` is set, for those who look there.
+    InEnvironment,
+}
+
+/// Arguments, environment, working directory and preopens, as the plan grants them. Standard streams are up to the
+/// caller. To be called where the guest's files are this process's files, with the guest's user and groups.
+pub(crate) fn context(plan: &RunPlan, cwd: WorkingDirectory) -> Result<WasiCtxBuilder, Failure> {
+    let mut builder = WasiCtxBuilder::new();
+    builder
+        // One guest, one thread: waiting for the disk holds up nobody else. Has to precede the preopens.
+        .allow_blocking_current_thread(true)
+        .args(&plan.invocation.args)
+        .envs(&environment(&plan.invocation, cwd))
+        .initial_cwd(&plan.invocation.cwd);
+    for dir in preopens(plan)? {
+        preopen(&mut builder, &dir)?;
+    }
+    Ok(builder)
+}
+
+/// Each name once, with its last value, at the place of its first.
+fn environment(invocation: &Invocation, cwd: WorkingDirectory) -> Vec<(String, String)> {
+    let mut environment: Vec<(String, String)> = Vec::with_capacity(invocation.env.len() + 1);
+    for (name, value) in &invocation.env {
+        match environment.iter_mut().find(|(known, _)| known == name) {
+            Some((_, earlier)) => earlier.clone_from(value),
+            None => environment.push((name.clone(), value.clone())),
+        }
+    }
+    let has_pwd = environment.iter().any(|(name, _)| name == "PWD");
+    if cwd == WorkingDirectory::InEnvironment && !has_pwd {
+        environment.push(("PWD".to_owned(), invocation.cwd.clone()));
+    }
+    environment
+}
+
+/// The directories that the guest is given: `/`, then those of the mounts, in their order.
+fn preopens(plan: &RunPlan) -> Result<Vec<PathBuf>, Failure> {
+    let mut dirs = Vec::new();
+    let mut files = Vec::new();
+    if plan.root != RootAccess::Hidden {
+        dirs.push(PathBuf::from("/"));
+    }
+    for mount in &plan.mounts {
+        if is_dir(mount)? {
+            add(&mut dirs, &mount.destination);
+        } else {
+            files.push(&mount.destination);
+        }
+    }
+    // A single file is reached through a directory above it, which without `/` may have to be given for its sake.
+    for file in files {
+        let Some(parent) = file.parent() else {
+            continue;
+        };
+        if !dirs.iter().any(|dir| parent.starts_with(dir)) {
+            add(&mut dirs, parent);
+        }
+    }
+    Ok(dirs)
+}
+
+fn add(dirs: &mut Vec<PathBuf>, dir: &Path) {
+    if !dirs.iter().any(|known| known == dir) {
+        dirs.push(dir.to_owned());
+    }
+}
+
+fn is_dir(mount: &Mount) -> Result<bool, Failure> {
+    match fs::metadata(&mount.destination) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        // Below a directory that the user may not search: out of reach, as it would be for any process.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+        Err(error) => Err(unreachable(&mount.destination, &error)),
+    }
+}
+
+/// Gives a directory with all rights. What is read-only is so by its mount: a right withheld here would also hold for a
+/// writable mount below.
+fn preopen(builder: &mut WasiCtxBuilder, dir: &Path) -> Result<(), Failure> {
+    let Some(name) = dir.to_str() else {
+        return Err(Failure::Message(format!(
+            "cannot give {} to the guest: the name of a mount's destination must be UTF-8",
+            dir.display()
+        )));
+    };
+    match builder.preopened_dir(dir, name, FsPerms::ReadWrite) {
+        Ok(_) => Ok(()),
+        Err(error) => match error.downcast_ref::<io::Error>() {
+            // The user may not read it. A guest that tries gets this error then, by way of a preopen above.
+            Some(denied) if denied.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            _ => Err(unreachable(dir, error.as_ref())),
+        },
+    }
+}
+
+fn unreachable(path: &Path, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let what = format!("cannot give {} to the guest", path.display());
+    Failure::Message(one_line(&what, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(env: &[(&str, &str)], cwd: WorkingDirectory, expected: &[(&str, &str)]) {
+        let owned = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let invocation = Invocation { args: Vec::new(), env: owned(env), cwd: "/work".to_owned() };
+        assert_eq!(environment(&invocation, cwd), owned(expected));
+    }
+
+    #[test]
+    fn later_value_of_a_variable_wins_in_the_place_of_the_first() {
+        check(&[("A", "1"), ("B", "2"), ("A", "3")], WorkingDirectory::Told, &[("A", "3"), ("B", "2")]);
+    }
+
+    #[test]
+    fn pwd_is_set_where_there_is_no_working_directory() {
+        check(&[("A", "1")], WorkingDirectory::InEnvironment, &[("A", "1"), ("PWD", "/work")]);
+        check(&[("PWD", "/own")], WorkingDirectory::InEnvironment, &[("PWD", "/own")]);
+    }
+}

@@ -1,0 +1,162 @@
+//! Turns a bundle, its image and its settings into a [`plan::RunPlan`]; the only maker of one.
+//! Reads only: it never writes, mounts or changes anything. It must not know Wasmtime, nor the task protocol.
+//!
+//! [`lower`] reads the spec (`bundle`), refuses what is not built (`unbuilt`), gathers the settings (`settings`), lowers
+//! the spec (`lowering`) and finds the wasm (`source`: a file, or `image`: a layer).
+
+#![forbid(unsafe_code)]
+
+mod bundle;
+mod image;
+mod lowering;
+mod settings;
+mod source;
+mod unbuilt;
+mod wasm;
+
+use plan::{CacheSettings, RunPlan};
+use std::path::{Path, PathBuf};
+
+pub use bundle::{Error as BundleError, group_of};
+pub use image::{ContainerdError, Error as ImageError, StoreError};
+pub use lowering::{Error as LoweringError, InvocationError, IsolationError, MountError};
+pub use settings::{AnnotationError, Error as SettingsError, KeyError, OperatorError, OptionsError, TomlError};
+pub use source::{Error as SourceError, RootfsError};
+pub use unbuilt::Error as UnbuiltError;
+pub use wasm::{Error as WasmError, Wasm};
+
+/// Where containerd answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Containerd {
+    /// Its gRPC socket.
+    pub address: PathBuf,
+    /// The namespace of the container.
+    pub namespace: String,
+}
+
+/// A mount of `CreateTaskRequest.rootfs`. They are made already; here they tell what an overlay consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootfsMount {
+    /// `overlay`, `bind`, …
+    pub kind: String,
+    /// What is mounted.
+    pub source: String,
+    /// As for mount(8).
+    pub options: Vec<String>,
+}
+
+/// `CreateTaskRequest.options`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeOptions {
+    /// The message's type.
+    pub type_url: String,
+    /// The message, in protobuf.
+    pub value: Vec<u8>,
+}
+
+/// What containerd asks to create.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// The bundle's directory, absolute.
+    pub bundle: &'a Path,
+    /// The root filesystem, mounted already.
+    pub rootfs: &'a Path,
+    /// What it was mounted from.
+    pub rootfs_mounts: &'a [RootfsMount],
+    /// The runtime's options, if containerd sends any.
+    pub options: Option<&'a RuntimeOptions>,
+    /// Whom to ask for the image, if no file is the wasm.
+    pub containerd: &'a Containerd,
+}
+
+/// What a request comes to.
+#[derive(Debug)]
+pub struct Lowered {
+    /// The plan.
+    pub plan: RunPlan,
+    /// The bytes that `plan.source` names.
+    pub wasm: Wasm,
+    /// The node's cache of compiled code.
+    pub cache: CacheSettings,
+    /// One line each: what the spec has and the container will not, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Why a request cannot be planned. Printed with its sources, each after `: `, it is one line for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Reading the spec.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// Something that is not built yet.
+    #[error(transparent)]
+    Unbuilt(#[from] UnbuiltError),
+    /// Options, operator file, annotations.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// A part of the spec.
+    #[error(transparent)]
+    Lowering(#[from] LoweringError),
+    /// Finding the wasm.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Opening the wasm.
+    #[error(transparent)]
+    Wasm(#[from] WasmError),
+}
+
+/// Plans a container.
+///
+/// Runs on the caller's thread: small files are read in place, and containerd is asked only where no file of the root
+/// filesystem is the wasm.
+pub async fn lower(request: Request<'_>) -> Result<Lowered, Error> {
+    let bundle = bundle::load(request.bundle)?;
+    unbuilt::refuse(&bundle)?;
+    let settings = settings::load(request.options, &bundle.annotations)?;
+    // Before the wasm is looked for: a mistake in the spec is told without a word with containerd.
+    let parts = lowering::lower(&bundle, &settings, &request.containerd.namespace, request.id)?;
+    let wanted = source::Wanted {
+        argument: parts.invocation.args.first().map(String::as_str),
+        invoke: settings.invoke.as_deref(),
+        cwd: Path::new(&parts.invocation.cwd),
+        env: &parts.invocation.env,
+        max_bytes: settings.cache.compile.wasm_bytes,
+    };
+    let chosen = source::find(&request, &wanted).await?;
+    let mut invocation = parts.invocation;
+    if invocation.args.is_empty() {
+        invocation.args.extend(chosen.name);
+    }
+    Ok(Lowered {
+        plan: RunPlan {
+            id: request.id.to_owned(),
+            source: chosen.source,
+            invocation,
+            root: parts.root,
+            mounts: parts.mounts,
+            limits: parts.limits,
+            isolation: parts.isolation,
+            termination_file: parts.termination_file,
+        },
+        wasm: chosen.wasm,
+        cache: settings.cache,
+        warnings: parts.warnings,
+    })
+}
+
+/// The error with its sources in one line, as the shim prints it.
+#[cfg(test)]
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        line.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod lower_tests;

@@ -1,0 +1,183 @@
+//! The whole edge: a bundle on disk in, a plan or one line out.
+
+use super::*;
+use plan::{CacheSettings, Invocation, Isolation, Limits, Origin, RootAccess, Source, User};
+use prost::Message;
+use serde_json::{Value, json};
+
+/// A bundle with `/app.wasm` in its root filesystem and an operator file beside it.
+struct Bundle {
+    dir: tempfile::TempDir,
+    spec: Value,
+}
+
+/// `runtimeoptions.v1.Options`, as far as it is needed here.
+#[derive(Clone, PartialEq, Message)]
+struct Options {
+    #[prost(string, tag = "2")]
+    config_path: String,
+}
+
+impl Bundle {
+    fn new(operator: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("rootfs")).unwrap();
+        std::fs::write(dir.path().join("rootfs/app.wasm"), b"\0asm\x01\0\0\0").unwrap();
+        std::fs::write(dir.path().join("operator.toml"), operator).unwrap();
+        let spec = json!({
+            "ociVersion": "1.1.0",
+            "root": {"path": "rootfs"},
+            "process": {"cwd": "/", "user": {"uid": 0, "gid": 0}, "args": ["app.wasm", "x"]},
+            "linux": {},
+        });
+        Bundle { dir, spec }
+    }
+
+    fn lower(&self) -> Result<Lowered, String> {
+        let path = self.dir.path();
+        std::fs::write(path.join("config.json"), self.spec.to_string()).unwrap();
+        let containerd = Containerd { address: path.join("containerd.sock"), namespace: "ns".to_owned() };
+        let options = Options { config_path: path.join("operator.toml").display().to_string() };
+        let options =
+            RuntimeOptions { type_url: "runtimeoptions.v1.Options".to_owned(), value: options.encode_to_vec() };
+        let request = Request {
+            id: "id",
+            bundle: path,
+            rootfs: &path.join("rootfs"),
+            rootfs_mounts: &[],
+            options: Some(&options),
+            containerd: &containerd,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(lower(request)).map_err(|error| chain(&error))
+    }
+}
+
+#[test]
+fn plain_bundle_becomes_a_plan() {
+    let lowered = Bundle::new("[cache]\ndir = '/c'").lower().unwrap();
+    let wanted = RunPlan {
+        id: "id".to_owned(),
+        source: Source { origin: Origin::File { path: "/app.wasm".into(), identity: None }, export: None },
+        invocation: Invocation {
+            args: vec!["app.wasm".to_owned(), "x".to_owned()],
+            env: Vec::new(),
+            cwd: "/".to_owned(),
+        },
+        root: RootAccess::ReadWrite,
+        mounts: Vec::new(),
+        limits: Limits::default(),
+        isolation: Isolation {
+            namespaces: Vec::new(),
+            hostname: None,
+            user: User { uid: 0, gid: 0, groups: Vec::new(), umask: None },
+            rlimits: Vec::new(),
+            cgroup: "/ns/id".to_owned(),
+            oom_score_adj: None,
+        },
+        termination_file: None,
+    };
+    assert_eq!(lowered.plan, wanted);
+    assert_eq!(lowered.cache.dir, Path::new("/c"));
+    assert!(lowered.warnings.is_empty(), "{:?}", lowered.warnings);
+    let CacheSettings { size_bytes, .. } = lowered.cache;
+    assert_eq!(size_bytes, 2 << 30);
+}
+
+fn check_root(operator: &str, readonly: bool, asked: Option<&str>, wanted: Result<RootAccess, &str>) {
+    let mut bundle = Bundle::new(operator);
+    bundle.spec["root"]["readonly"] = json!(readonly);
+    if let Some(asked) = asked {
+        bundle.spec["annotations"] = json!({"io.containerd.wasm.v1/rootfs": asked});
+    }
+    let got = bundle.lower().map(|lowered| lowered.plan.root);
+    let case = format!("{operator:?} {readonly} {asked:?}");
+    assert_eq!(got, wanted.map_err(str::to_owned), "{case}");
+}
+
+#[test]
+fn root_access_is_narrowed_and_never_widened() {
+    use RootAccess::{Hidden, ReadOnly, ReadWrite};
+    check_root("", false, None, Ok(ReadWrite));
+    check_root("", true, None, Ok(ReadOnly));
+    check_root("", false, Some("ro"), Ok(ReadOnly));
+    check_root("", true, Some("none"), Ok(Hidden));
+    check_root(
+        "",
+        true,
+        Some("rw"),
+        Err(
+            "annotation rootfs = rw, but the root filesystem is read-only in the spec: remove the annotation or readOnlyRootFilesystem",
+        ),
+    );
+    let default_ro = "[defaults]\nrootfs = 'ro'";
+    check_root(default_ro, false, None, Ok(ReadOnly));
+    check_root(default_ro, false, Some("rw"), Ok(ReadWrite));
+    check_root("[defaults]\nrootfs = 'rw'", true, None, Ok(ReadOnly));
+    let max_ro = "[maxima]\nrootfs = 'ro'";
+    check_root(max_ro, false, None, Ok(ReadOnly));
+    check_root(max_ro, true, Some("ro"), Ok(ReadOnly));
+    check_root(
+        max_ro,
+        false,
+        Some("rw"),
+        Err(
+            "annotation io.containerd.wasm.v1/rootfs: rootfs = rw is above the maximum ro: ask for less, or raise it in [maxima]",
+        ),
+    );
+}
+
+fn check_memory(operator: &str, asked: Option<&str>, wanted: Option<u64>) {
+    let mut bundle = Bundle::new(operator);
+    if let Some(asked) = asked {
+        bundle.spec["annotations"] = json!({"io.containerd.wasm.v1/limits.memory": asked});
+    }
+    let got = bundle.lower().unwrap().plan.limits.guest_memory_bytes;
+    assert_eq!(got, wanted, "{operator:?} {asked:?}");
+}
+
+#[test]
+fn memory_limit_is_asked_or_defaulted_or_the_maximum() {
+    check_memory("", None, None);
+    check_memory("", Some("3"), Some(3));
+    check_memory("[defaults]\nlimits.memory = 2", None, Some(2));
+    check_memory("[defaults]\nlimits.memory = 2", Some("3"), Some(3));
+    check_memory("[maxima]\nlimits.memory = 4", None, Some(4));
+    check_memory("[maxima]\nlimits.memory = 4", Some("3"), Some(3));
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    let hook = json!([{"path": "/bin/true"}]);
+    let cases = [
+        (
+            "annotations",
+            json!({"io.kubernetes.cri.container-type": "sandbox"}),
+            "pods are not built yet: run the container with ctr, without a pod sandbox",
+        ),
+        (
+            "process",
+            json!({"cwd": "/", "user": {"uid": 0, "gid": 0}, "terminal": true}),
+            "terminals are not built yet: run the container without a tty",
+        ),
+        (
+            "hooks",
+            json!({"createRuntime": [], "poststop": hook}),
+            "oci hooks are not built yet: remove hooks.poststop from the spec",
+        ),
+        (
+            "linux",
+            json!({"sysctl": {"net.b": "1", "net.a": "1"}}),
+            "sysctls are not built yet: remove net.a from the spec",
+        ),
+    ];
+    for (part, value, message) in cases {
+        let mut bundle = Bundle::new("");
+        bundle.spec[part] = value;
+        assert_eq!(bundle.lower().unwrap_err(), message, "{part}");
+    }
+    let mut bundle = Bundle::new("");
+    bundle.spec["hooks"] = json!({"prestart": [], "poststart": null});
+    bundle.spec["annotations"] = json!({"io.kubernetes.cri.container-type": "container"});
+    bundle.lower().unwrap();
+}

@@ -1,0 +1,162 @@
+//! User, namespaces, resource limits of the process, host name and cgroup.
+//! It must not know system calls.
+
+use super::paths::clean;
+use crate::bundle::Bundle;
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Process};
+use plan::{Isolation, Namespace, NamespaceKind, Rlimit, User};
+use std::path::{Path, PathBuf};
+
+/// Why the isolation is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// User and time namespaces.
+    #[error("{0} namespaces are not built yet: remove it from linux.namespaces")]
+    Namespace(&'static str),
+    /// The runtime spec forbids it.
+    #[error("linux.namespaces lists {0:?} twice: list it once")]
+    Twice(NamespaceKind),
+    /// Ours is always new.
+    #[error("joining the mount namespace {0} is not supported: leave out its path")]
+    JoinedMount(PathBuf),
+    /// It would name the node.
+    #[error("host name {0}, but linux.namespaces has no uts namespace: add one")]
+    Hostname(String),
+    /// NIS domain name.
+    #[error("domain name {0} is not built yet: remove domainname from the spec")]
+    Domainname(String),
+    /// The systemd driver's form of `cgroupsPath`.
+    #[error("cgroup {0} is of the form of systemd: systemd cgroups are not built yet, use the cgroupfs driver")]
+    Systemd(String),
+    /// Over the whole hierarchy, or not UTF-8.
+    #[error("cgroup path {0:?} names no cgroup: use a path such as /namespace/id")]
+    Cgroup(PathBuf),
+    /// Out of the kernel's range.
+    #[error("oom score adjustment {0} is out of range: use -1000 to 1000")]
+    OomScore(i32),
+    /// A limit that no process could have.
+    #[error("{resource} has the soft limit {soft} above the hard limit {hard}: lower the soft one")]
+    Rlimit {
+        /// The kernel's name.
+        resource: String,
+        /// Soft limit.
+        soft: u64,
+        /// Hard limit.
+        hard: u64,
+    },
+}
+
+/// Lowers the isolation of container `id` in containerd's `namespace`.
+pub(super) fn lower(
+    bundle: &Bundle,
+    namespace: &str,
+    id: &str,
+    warnings: &mut Vec<String>,
+) -> Result<Isolation, Error> {
+    if let Some(domain) = bundle.spec.domainname().as_ref().filter(|name| !name.is_empty()) {
+        return Err(Error::Domainname(domain.clone()));
+    }
+    let devices = bundle.linux.devices().iter().flatten().count();
+    if devices > 0 {
+        warnings.push(format!("linux.devices: {devices} devices are not made, a guest has no access to devices"));
+    }
+    let listed = bundle.linux.namespaces().as_deref().unwrap_or_default();
+    let namespaces = lower_namespaces(listed)?;
+    Ok(Isolation {
+        hostname: hostname(bundle.spec.hostname().as_deref(), &namespaces)?,
+        namespaces,
+        user: user(&bundle.process),
+        rlimits: rlimits(&bundle.process)?,
+        cgroup: cgroup(bundle.linux.cgroups_path().as_deref(), namespace, id)?,
+        oom_score_adj: oom_score_adj(&bundle.process)?,
+    })
+}
+
+fn lower_namespaces(listed: &[LinuxNamespace]) -> Result<Vec<Namespace>, Error> {
+    let mut namespaces: Vec<Namespace> = Vec::new();
+    for one in listed {
+        let kind = match one.typ() {
+            LinuxNamespaceType::Cgroup => NamespaceKind::Cgroup,
+            LinuxNamespaceType::Ipc => NamespaceKind::Ipc,
+            LinuxNamespaceType::Mount => NamespaceKind::Mount,
+            LinuxNamespaceType::Network => NamespaceKind::Network,
+            LinuxNamespaceType::Pid => NamespaceKind::Pid,
+            LinuxNamespaceType::Uts => NamespaceKind::Uts,
+            LinuxNamespaceType::User => return Err(Error::Namespace("user")),
+            LinuxNamespaceType::Time => return Err(Error::Namespace("time")),
+        };
+        // Go writes an absent path as an empty one.
+        let path = one.path().clone();
+        let path = path.filter(|path| !path.as_os_str().is_empty());
+        if let (NamespaceKind::Mount, Some(path)) = (kind, &path) {
+            return Err(Error::JoinedMount(path.clone()));
+        }
+        if namespaces.iter().any(|other| other.kind == kind) {
+            return Err(Error::Twice(kind));
+        }
+        namespaces.push(Namespace { kind, path });
+    }
+    Ok(namespaces)
+}
+
+/// The name for a UTS namespace that is made; one that is joined has its name from who made it.
+fn hostname(name: Option<&str>, namespaces: &[Namespace]) -> Result<Option<String>, Error> {
+    let Some(name) = name.filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    let uts = namespaces.iter().find(|one| one.kind == NamespaceKind::Uts);
+    match uts {
+        None => Err(Error::Hostname(name.to_owned())),
+        Some(uts) if uts.path.is_some() => Ok(None),
+        Some(_) => Ok(Some(name.to_owned())),
+    }
+}
+
+fn user(process: &Process) -> User {
+    let user = process.user();
+    User {
+        uid: user.uid(),
+        gid: user.gid(),
+        groups: user.additional_gids().clone().unwrap_or_default(),
+        umask: user.umask(),
+    }
+}
+
+fn rlimits(process: &Process) -> Result<Vec<Rlimit>, Error> {
+    let limits = process.rlimits().iter().flatten();
+    let limits = limits.map(|limit| {
+        let (resource, soft, hard) = (limit.typ().to_string(), limit.soft(), limit.hard());
+        if soft > hard {
+            return Err(Error::Rlimit { resource, soft, hard });
+        }
+        Ok(Rlimit { resource, soft, hard })
+    });
+    limits.collect()
+}
+
+fn oom_score_adj(process: &Process) -> Result<Option<i32>, Error> {
+    match process.oom_score_adj() {
+        Some(score) if !(-1000..=1000).contains(&score) => Err(Error::OomScore(score)),
+        score => Ok(score),
+    }
+}
+
+fn cgroup(path: Option<&Path>, namespace: &str, id: &str) -> Result<String, Error> {
+    let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
+        return Ok(format!("/{namespace}/{id}"));
+    };
+    let text = path.to_str().ok_or_else(|| Error::Cgroup(path.to_owned()))?;
+    // `slice:prefix:name`: only the form tells, as containerd 1.6 passes no options to unknown runtimes.
+    if text.split(':').count() == 3 && !text.contains('/') {
+        return Err(Error::Systemd(text.to_owned()));
+    }
+    let cleaned = clean(path);
+    match cleaned.to_str() {
+        Some(cleaned) if cleaned != "/" && !cleaned.contains('\0') => Ok(cleaned.to_owned()),
+        Some(_) | None => Err(Error::Cgroup(path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+#[path = "isolation_tests.rs"]
+mod tests;

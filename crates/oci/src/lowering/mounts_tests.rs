@@ -1,0 +1,142 @@
+//! The mounts' rows of the lowering table.
+
+use super::*;
+use serde_json::{Value, json};
+
+fn check(mount: Value, wanted: Result<Option<Mount>, &str>) -> Vec<String> {
+    let spec_mount: SpecMount = serde_json::from_value(mount.clone()).unwrap();
+    let mut warnings = Vec::new();
+    let got = lower_one(Path::new("/bundle"), &spec_mount, &mut warnings);
+    let got = got.map_err(|error| error.to_string());
+    assert_eq!(got, wanted.map_err(str::to_owned), "{mount}");
+    warnings
+}
+
+fn bind(destination: &str, options: &[&str]) -> Value {
+    json!({"destination": destination, "type": "bind", "source": "/src", "options": options})
+}
+
+fn bound(destination: &str, recursive: bool, flags: MountFlags) -> Result<Option<Mount>, &str> {
+    Ok(Some(Mount {
+        destination: destination.into(),
+        source: MountSource::Bind { path: "/src".into(), recursive },
+        flags,
+    }))
+}
+
+#[test]
+fn bind_mounts_keep_their_flags() {
+    let none = MountFlags::default();
+    check(bind("/data", &[]), bound("/data", false, none));
+    check(bind("/data", &["rbind", "rprivate", "rw"]), bound("/data", true, none));
+    check(bind("/a/../../b/./c/", &["rbind"]), bound("/b/c", true, none));
+    check(bind("data", &["bind"]), bound("/data", false, none));
+    let all = MountFlags { read_only: true, nosuid: true, nodev: true, noexec: true, noatime: true };
+    let options = ["rbind", "ro", "nosuid", "nodev", "noexec", "noatime", "rslave"];
+    check(bind("/data", &options), bound("/data", true, all));
+    check(bind("/data", &["ro", "rw", "noatime", "relatime"]), bound("/data", false, none));
+    let by_option = json!({"destination": "/d", "type": "none", "source": "/src", "options": ["rbind"]});
+    check(by_option, bound("/d", true, none));
+    check(bind("/dev/shm", &["rbind"]), bound("/dev/shm", true, none));
+    let relative = json!({"destination": "/d", "type": "bind", "source": "files/x"});
+    let wanted = Mount {
+        destination: "/d".into(),
+        source: MountSource::Bind { path: "/bundle/files/x".into(), recursive: false },
+        flags: none,
+    };
+    check(relative, Ok(Some(wanted)));
+}
+
+#[test]
+fn tmpfs_keeps_its_own_options() {
+    let mount = |destination: &str, options: &[&str]| json!({"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options});
+    let options = ["nosuid", "strictatime", "mode=755", "size=65536k"];
+    let wanted = Mount {
+        destination: "/run".into(),
+        source: MountSource::Tmpfs { data: "mode=755,size=65536k".to_owned() },
+        flags: MountFlags { nosuid: true, ..MountFlags::default() },
+    };
+    check(mount("/run", &options), Ok(Some(wanted)));
+    check(mount("/dev", &["mode=755"]), Ok(None));
+    for option in ["copyup", "size=1k,suid", "huge=always"] {
+        let message = format!("unknown option {option} of the mount at /t: remove it");
+        check(mount("/t", &[option]), Err(&message));
+    }
+}
+
+#[test]
+fn kernel_filesystems_are_not_made() {
+    let made = [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devpts", "/dev/pts"),
+        ("mqueue", "/dev/mqueue"),
+        ("cgroup", "/sys/fs/cgroup"),
+        ("cgroup2", "/sys/fs/cgroup"),
+    ];
+    for (kind, destination) in made {
+        let mount = json!({"destination": destination, "type": kind, "source": kind, "options": ["x"]});
+        assert!(check(mount, Ok(None)).is_empty(), "{kind}");
+    }
+    for destination in ["/proc", "/proc/kcore", "/sys/fs/cgroup", "/x/../sys"] {
+        let warnings = check(bind(destination, &["rbind"]), Ok(None));
+        assert_eq!(warnings.len(), 1, "{destination}: {warnings:?}");
+    }
+    check(bind("/process", &[]), bound("/process", false, MountFlags::default()));
+}
+
+#[test]
+fn shared_propagation_is_warned_about() {
+    let warnings = check(bind("/data", &["rbind", "rshared"]), bound("/data", true, MountFlags::default()));
+    let wanted = "mount at /data is not propagated to the node: a guest cannot mount";
+    assert_eq!(warnings, [wanted]);
+}
+
+#[test]
+fn other_mounts_are_refused_by_name() {
+    check(
+        json!({"destination": "/n", "type": "nfs", "source": "h:/x"}),
+        Err("mount of type nfs at /n is not supported: use bind or tmpfs"),
+    );
+    check(bind("/n", &["rbind", "mand"]), Err("unknown option mand of the mount at /n: remove it"));
+    check(bind("/a/..", &["rbind"]), Err("mount at /a/.. would hide the root filesystem: mount it below"));
+    check(
+        json!({"destination": "/n", "type": "bind"}),
+        Err("bind mount at /n has no source: name a file or directory of the node"),
+    );
+    check(
+        json!({"destination": "/n\0", "type": "bind", "source": "/src"}),
+        Err("mount at \"/n\\0\" has a null byte in its paths: remove it"),
+    );
+    let mapping = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
+    check(
+        json!({"destination": "/n", "type": "bind", "source": "/src", "uidMappings": mapping}),
+        Err("mount at /n maps user ids: user namespaces are not built yet"),
+    );
+}
+
+#[test]
+fn termination_file_is_the_source_of_its_mount() {
+    let mount = |destination: &str, source: &str| Mount {
+        destination: destination.into(),
+        source: MountSource::Bind { path: source.into(), recursive: true },
+        flags: MountFlags::default(),
+    };
+    let tmpfs = Mount { source: MountSource::Tmpfs { data: String::new() }, ..mount("/dev/termination-log", "") };
+    let log = mount("/dev/termination-log", "/pods/1");
+    let custom = mount("/tmp/end", "/pods/2");
+    let named = |path: &str| HashMap::from([(TERMINATION_PATH.to_owned(), path.to_owned())]);
+    let cases = [
+        (HashMap::new(), vec![], None),
+        (HashMap::new(), vec![log.clone()], Some("/pods/1")),
+        (HashMap::new(), vec![custom.clone()], None),
+        (HashMap::new(), vec![tmpfs], None),
+        (named("/tmp/end"), vec![log.clone(), custom.clone()], Some("/pods/2")),
+        (named("/tmp/../tmp/end/"), vec![custom], Some("/pods/2")),
+        (named("/tmp/none"), vec![log], None),
+    ];
+    for (annotations, mounts, wanted) in cases {
+        let got = termination_file(&annotations, &mounts);
+        assert_eq!(got, wanted.map(PathBuf::from), "{annotations:?} {mounts:?}");
+    }
+}

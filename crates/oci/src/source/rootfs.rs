@@ -1,0 +1,115 @@
+//! Finds and opens files in the container's root filesystem, as a process inside it would.
+//! Invariant: no path, symlink or `..` of an image leads out of the root. `pathrs` resolves with
+//! `openat2(RESOLVE_IN_ROOT)`, and in small checked steps where the kernel lacks that call.
+
+use pathrs::Root;
+use pathrs::error::ErrorKind;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// `ENOENT`, `ENOTDIR` and `ENAMETOOLONG` of Linux: no such file, so the next place is tried (execvp(3)).
+const ABSENT: [i32; 3] = [2, 20, 36];
+
+/// Why the root filesystem cannot be searched.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The root itself.
+    #[error("open root filesystem {path}")]
+    Root {
+        /// On the node.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: pathrs::error::Error,
+    },
+    /// Anything but absence, such as a loop of symlinks.
+    #[error("find {path} in the root filesystem")]
+    Resolve {
+        /// Inside the root.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: pathrs::error::Error,
+    },
+    /// The file was found, and cannot be read.
+    #[error("open {path} in the root filesystem")]
+    Open {
+        /// Inside the root.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A regular file in the root.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Open for reading.
+    pub(crate) file: File,
+    /// Absolute inside the root, without symlinks.
+    pub(crate) path: PathBuf,
+    pub(crate) metadata: Metadata,
+}
+
+/// Opens the first of `candidates` that is a regular file of the root filesystem at `rootfs`.
+///
+/// The executable bit is not asked for: it means nothing for wasm, and `COPY` keeps the mode of a compiler's output.
+pub(crate) fn find(rootfs: &Path, candidates: &[PathBuf]) -> Result<Option<Found>, Error> {
+    if candidates.is_empty() {
+        return Ok(None);
+    }
+    let root = Root::open(rootfs).map_err(|source| Error::Root { path: rootfs.to_owned(), source })?;
+    for path in candidates {
+        let handle = match root.resolve(path) {
+            Ok(handle) => handle,
+            Err(error) if is_absent(&error) => continue,
+            Err(source) => {
+                return Err(Error::Resolve { path: path.clone(), source });
+            }
+        };
+        let found = open(&root, File::from(OwnedFd::from(handle)));
+        match found {
+            Ok(Some(found)) => return Ok(Some(found)),
+            Ok(None) => {}
+            Err(source) => {
+                return Err(Error::Open { path: path.clone(), source });
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Whether resolving failed because there is no such file.
+pub(super) fn is_absent(error: &pathrs::error::Error) -> bool {
+    matches!(error.kind(), ErrorKind::OsError(Some(errno)) if ABSENT.contains(&errno))
+}
+
+/// Opens what the path handle stands for. A device or FIFO of the image is not opened: that can have effects.
+fn open(root: &Root, handle: File) -> io::Result<Option<Found>> {
+    let metadata = handle.metadata()?;
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    let path = path_of(&handle)?;
+    let root = path_of(root)?;
+    let inside = path.strip_prefix(&root).map_err(|_| {
+        let text = format!("{} is not below {}", path.display(), root.display());
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })?;
+    Ok(Some(Found { file: File::open(link_of(&handle))?, path: Path::new("/").join(inside), metadata }))
+}
+
+fn path_of(fd: &impl AsFd) -> io::Result<PathBuf> {
+    std::fs::read_link(link_of(fd))
+}
+
+fn link_of(fd: &impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
+}
+
+#[cfg(test)]
+#[path = "rootfs_tests.rs"]
+mod tests;

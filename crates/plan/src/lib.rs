@@ -1,0 +1,55 @@
+//! The run plan: everything a container needs to run, decided once, as plain data.
+//! It does no I/O and knows no other crate of the workspace; `oci` is the only maker of a [`RunPlan`].
+
+#![forbid(unsafe_code)]
+
+mod cache;
+mod exit;
+mod isolation;
+mod limits;
+mod mounts;
+mod report;
+mod source;
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+pub use cache::{CacheSettings, CompileBounds};
+pub use exit::{ExitStatus, Size, Termination};
+pub use isolation::{Isolation, Namespace, NamespaceKind, Rlimit, User};
+pub use limits::{Cpu, Limits};
+pub use mounts::{Mount, MountFlags, MountSource, RootAccess};
+pub use report::{Failure, Report, one_line};
+pub use source::{Digest, DigestError, FileIdentity, Origin, Source};
+
+/// What one container runs, with which rights, within which bounds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunPlan {
+    /// The container id, as containerd gave it.
+    pub id: String,
+    /// The wasm to run.
+    pub source: Source,
+    /// Arguments, environment and working directory of the guest.
+    pub invocation: Invocation,
+    /// How the guest sees the root filesystem.
+    pub root: RootAccess,
+    /// Mounts to make, in the order of the OCI spec. Each directory becomes a preopen of its own.
+    pub mounts: Vec<Mount>,
+    /// Bounds on what the container may use.
+    pub limits: Limits,
+    /// What separates the container process from the node.
+    pub isolation: Isolation,
+    /// The file on the node that receives the failure message (`terminationMessagePath`), if the pod has one.
+    pub termination_file: Option<PathBuf>,
+}
+
+/// The OCI spec's `process.args`, `process.env` and `process.cwd`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invocation {
+    /// The guest's arguments; the first is the program's own name.
+    pub args: Vec<String>,
+    /// Environment, in the order of the spec; a later entry of the same name wins.
+    pub env: Vec<(String, String)>,
+    /// Absolute working directory inside the container.
+    pub cwd: String,
+}

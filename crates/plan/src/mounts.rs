@@ -1,0 +1,58 @@
+//! The mounts that become the guest's filesystem.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// How the guest sees the root filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootAccess {
+    /// Preopened at `/`, read-write.
+    ReadWrite,
+    /// Preopened at `/`; the mount refuses writes.
+    ReadOnly,
+    /// Not preopened: the guest sees its mounts only.
+    Hidden,
+}
+
+/// One mount of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path inside the container, without `.` or `..`.
+    pub destination: PathBuf,
+    /// What is mounted there.
+    pub source: MountSource,
+    /// The options that hold for every kind of mount.
+    pub flags: MountFlags,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A file or directory of the node.
+    Bind {
+        /// Absolute path on the node.
+        path: PathBuf,
+        /// `rbind`: with the mounts below it.
+        recursive: bool,
+    },
+    /// A filesystem in memory.
+    Tmpfs {
+        /// Options of tmpfs itself, joined by commas (`mode=755,size=65536k`).
+        data: String,
+    },
+}
+
+/// Per-mount flags (`mount(2)`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountFlags {
+    /// `ro`.
+    pub read_only: bool,
+    /// `nosuid`.
+    pub nosuid: bool,
+    /// `nodev`.
+    pub nodev: bool,
+    /// `noexec`.
+    pub noexec: bool,
+    /// `noatime`.
+    pub noatime: bool,
+}

@@ -1,0 +1,100 @@
+//! Which cgroup hierarchies this node has.
+
+use super::CgroupError;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The hierarchies a container is put into under version 1. The others bound or account nothing that a guest can use.
+const CONTROLLERS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "freezer"];
+
+/// What the node has.
+#[derive(Debug)]
+pub(super) enum Hierarchy {
+    /// One mount for each controller, or for a few together.
+    V1(Controllers),
+    /// One mount for all.
+    V2(PathBuf),
+}
+
+/// Mounted version 1 controllers.
+#[derive(Debug)]
+pub(super) struct Controllers(Vec<(&'static str, PathBuf)>);
+
+impl Hierarchy {
+    /// Reads the mount table. A hybrid node (version 2 mounted without controllers) counts as version 1.
+    pub(super) fn of_this_node() -> io::Result<Hierarchy> {
+        Ok(parse(&fs::read_to_string("/proc/self/mounts")?))
+    }
+
+    /// The root of the hierarchy that `dir` lies in.
+    pub(super) fn root_of<'a>(&'a self, dir: &'a Path) -> &'a Path {
+        match self {
+            Hierarchy::V1(controllers) => {
+                let roots = controllers.0.iter().map(|(_, root)| root.as_path());
+                roots.filter(|root| dir.starts_with(root)).max_by_key(|root| root.as_os_str().len()).unwrap_or(dir)
+            }
+            Hierarchy::V2(root) => root,
+        }
+    }
+}
+
+impl Controllers {
+    /// The directory of `path` in the hierarchy of `controller`.
+    pub(super) fn dir(&self, controller: &'static str, path: &str) -> Result<PathBuf, CgroupError> {
+        let found = self.0.iter().find(|(name, _)| *name == controller);
+        found.map(|(_, root)| root.join(path)).ok_or(CgroupError::NoController(controller))
+    }
+
+    /// The directories of `path` in all hierarchies, each once.
+    pub(super) fn dirs(&self, path: &str) -> Vec<PathBuf> {
+        let mut dirs: Vec<PathBuf> = self.0.iter().map(|(_, root)| root.join(path)).collect();
+        dirs.sort_unstable();
+        dirs.dedup();
+        dirs
+    }
+}
+
+fn parse(mounts: &str) -> Hierarchy {
+    let mut controllers = Vec::new();
+    let mut unified = None;
+    for line in mounts.lines() {
+        let mut fields = line.split(' ').skip(1);
+        let (Some(dir), Some(kind), Some(options)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        match kind {
+            "cgroup" => {
+                let known = CONTROLLERS.iter().filter(|name| options.split(',').any(|option| option == **name));
+                controllers.extend(known.map(|name| (*name, PathBuf::from(dir))));
+            }
+            "cgroup2" => unified = unified.or(Some(PathBuf::from(dir))),
+            _ => {}
+        }
+    }
+    match unified {
+        Some(root) if controllers.is_empty() => Hierarchy::V2(root),
+        _ => Hierarchy::V1(Controllers(controllers)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(mounts: &str, dirs: &[&str]) {
+        let found = match parse(mounts) {
+            Hierarchy::V1(controllers) => controllers.dirs("x"),
+            Hierarchy::V2(root) => vec![root.join("x")],
+        };
+        assert_eq!(found, dirs.iter().map(PathBuf::from).collect::<Vec<_>>(), "{mounts}");
+    }
+
+    #[test]
+    fn hierarchies_of_each_kind_of_node() {
+        check("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0", &["/sys/fs/cgroup/x"]);
+        check(
+            "cgroup /c/memory cgroup rw,memory 0 0\ncgroup /c/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n\
+             cgroup /c/systemd cgroup rw,name=systemd 0 0\ncgroup2 /c/unified cgroup2 rw 0 0",
+            &["/c/cpu,cpuacct/x", "/c/memory/x"],
+        );
+    }
+}

@@ -1,0 +1,226 @@
+//! The container process, from fork to the moment the guest may run.
+//! The order of the steps is the sandbox's security argument: see [`Inside::confine`].
+
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::channel::ChildEnd;
+use crate::identity::{self, IdentityError};
+use crate::mounts::{self, MountError};
+use crate::namespaces::{self, NamespaceError};
+use crate::process::{self, Descriptors, Spawned};
+use crate::seccomp::{self, SeccompError};
+use crate::stdio::Stdio;
+use crate::{signals, syscall};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::unistd::{sethostname, setsid};
+use plan::{ExitStatus, Failure, Report, RunPlan};
+use std::ffi::CString;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// What a container process is made from.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    /// What it is to run.
+    pub plan: &'a RunPlan,
+    /// Where its root filesystem is mounted.
+    pub rootfs: &'a Path,
+    /// Its cgroup, already made.
+    pub cgroup: &'a Cgroup,
+    /// Its standard input, output and error.
+    pub stdio: &'a Stdio,
+    /// The compiled guest, read-only.
+    pub artifact: &'a File,
+}
+
+/// Why there is no container process.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The kernel refused the fork.
+    #[error("fork the container process")]
+    Fork(#[source] io::Error),
+    /// Its process id namespace cannot be joined.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+}
+
+/// Why the container process could not be confined.
+#[derive(Debug, thiserror::Error)]
+enum ConfineError {
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    #[error("{step}")]
+    Step {
+        step: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Forks the container process; `body` runs in it and ends it. See [`process::fork`] for what the caller must hold to.
+pub fn spawn(spawn: &Spawn<'_>, body: impl FnOnce(Inside<'_>)) -> Result<Spawned, SpawnError> {
+    let isolation = &spawn.plan.isolation;
+    let descriptors = Descriptors { stdio: spawn.stdio.child(), rest: vec![spawn.artifact.as_fd()] };
+    let fork = || {
+        process::fork(namespaces::made_with_fork(isolation), &descriptors, |channel, mut rest| {
+            let artifact = rest.pop().map(File::from);
+            body(Inside { plan: spawn.plan, rootfs: spawn.rootfs, cgroup: spawn.cgroup, channel, artifact });
+        })
+    };
+    namespaces::in_pid_namespace(isolation, fork)?.map_err(SpawnError::Fork)
+}
+
+/// The container process before it is confined: still root, still in the shim's filesystem.
+#[derive(Debug)]
+pub struct Inside<'a> {
+    plan: &'a RunPlan,
+    rootfs: &'a Path,
+    cgroup: &'a Cgroup,
+    channel: ChildEnd,
+    artifact: Option<File>,
+}
+
+impl<'a> Inside<'a> {
+    /// What to run.
+    pub fn plan(&self) -> &'a RunPlan {
+        self.plan
+    }
+
+    /// The compiled guest, once.
+    pub fn take_artifact(&mut self) -> File {
+        match self.artifact.take() {
+            Some(artifact) => artifact,
+            None => self.channel.fail(Failure::Message("the artifact was taken before".to_owned())),
+        }
+    }
+
+    /// Joins the cgroup. First of all: memory touched earlier is not charged to the container.
+    pub fn join_cgroup(&mut self) {
+        let joined = process::die_with_parent()
+            .map_err(|source| ConfineError::Step { step: "tie the container process to the shim", source })
+            .and_then(|()| Ok(self.cgroup.join()?));
+        if let Err(error) = joined {
+            self.channel.fail(message(&error));
+        }
+    }
+
+    /// Says why this process gives up, and ends it.
+    pub fn fail(mut self, failure: Failure) -> ! {
+        self.channel.fail(failure)
+    }
+
+    /// Takes every right away that the guest is not granted. `wake` is called on each signal that asks to end, and
+    /// must be async-signal-safe. Returns the pipe of these signals too: each is a byte with its number.
+    pub fn confine(self, wake: impl Fn() + Send + Sync + 'static) -> (Confined, OwnedFd) {
+        let Inside { plan, rootfs, mut channel, .. } = self;
+        let confined = confine(plan, rootfs, wake).and_then(|signals| {
+            let copy = signals.try_clone();
+            let copy = copy.map_err(|source| ConfineError::Step { step: "share the pipe of signals", source })?;
+            Ok((signals, copy))
+        });
+        match confined {
+            Ok((signals, copy)) => (Confined { channel, signals }, copy),
+            Err(error) => channel.fail(message(&error)),
+        }
+    }
+}
+
+/// The container process with only the guest's rights left.
+#[derive(Debug)]
+pub struct Confined {
+    channel: ChildEnd,
+    signals: OwnedFd,
+}
+
+impl Confined {
+    /// Reports that all is ready and waits for the order to start. A signal or a shim that hangs up ends the process.
+    pub fn wait_for_start(&mut self) {
+        self.channel.report(&Report::Ready);
+        loop {
+            let mut fds = [self.signals.as_fd(), self.channel.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => syscall::exit_now(1),
+            }
+            let [signalled, ordered] = fds.map(|fd| fd.any().unwrap_or(false));
+            let mut signal = [0];
+            if signalled && nix::unistd::read(&self.signals, &mut signal) == Ok(1) {
+                self.end(ExitStatus::Signal(i32::from(signal[0])));
+            }
+            if ordered {
+                if !self.channel.wait_for_go() {
+                    syscall::exit_now(1);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Tells the shim.
+    pub fn report(&mut self, report: &Report) {
+        self.channel.report(report);
+    }
+
+    /// Says why this process gives up, and ends it.
+    pub fn fail(mut self, failure: Failure) -> ! {
+        self.channel.fail(failure)
+    }
+
+    /// Reports how the guest ended, and ends the process.
+    pub fn end(&mut self, status: ExitStatus) -> ! {
+        let code = status.termination().code;
+        self.channel.report(&Report::Exited(status));
+        syscall::exit_now(code.cast_signed())
+    }
+}
+
+fn confine(plan: &RunPlan, rootfs: &Path, wake: impl Fn() + Send + Sync + 'static) -> Result<OwnedFd, ConfineError> {
+    let isolation = &plan.isolation;
+    let step = |step| move |source| ConfineError::Step { step, source };
+    // Built first: a filter is made with calls that it refuses.
+    let filters = seccomp::container()?;
+    setsid().map_err(|errno| step("start a session")(errno.into()))?;
+    name(plan);
+    // Never the shim's own, which containerd protects. Lowering it takes CAP_SYS_RESOURCE, which a node in a container
+    // lacks. The container runs all the same.
+    let _ = fs::write("/proc/self/oom_score_adj", isolation.oom_score_adj.unwrap_or(0).to_string());
+    namespaces::join(isolation)?;
+    namespaces::make_cgroup_namespace(isolation).map_err(step("make a cgroup namespace"))?;
+    if let Some(hostname) = &isolation.hostname
+        && namespaces::owns_uts(isolation)
+    {
+        sethostname(hostname).map_err(|errno| step("set the host name")(errno.into()))?;
+    }
+    mounts::enter(rootfs, plan)?;
+    identity::limit(&isolation.rlimits)?;
+    identity::become_user(&isolation.user)?;
+    let signals = signals::install(wake).map_err(step("install signal handlers"))?;
+    // Last: the steps above need calls that the filter refuses.
+    filters.iter().try_for_each(seccomp::install)?;
+    Ok(signals)
+}
+
+/// Shows the guest's own name in `ps`.
+fn name(plan: &RunPlan) {
+    let first = plan.invocation.args.first().map_or(plan.id.as_str(), String::as_str);
+    let base = Path::new(first).file_name().unwrap_or_default().to_string_lossy();
+    if let Ok(name) = CString::new(base.as_bytes()) {
+        let _ = prctl::set_name(&name);
+    }
+}
+
+fn message(error: &ConfineError) -> Failure {
+    Failure::Message(plan::one_line(error))
+}

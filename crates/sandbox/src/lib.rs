@@ -1,0 +1,22 @@
+//! Linux around a guest: namespaces, cgroups, mounts, identity, seccomp, stdio, and the processes themselves.
+//! It knows neither wasm nor containerd: it is given a plan and a body to run inside.
+
+mod capabilities;
+pub mod cgroup;
+pub mod channel;
+pub mod compiler;
+pub mod container;
+mod identity;
+mod mounts;
+mod namespaces;
+pub mod process;
+mod record;
+pub mod rootfs;
+mod seccomp;
+pub mod signals;
+pub mod stdio;
+mod syscall;
+
+pub use channel::{Channel, ChannelError, Orders};
+pub use process::{Child, Ended};
+pub use record::{Record, RecordError};

@@ -1,0 +1,109 @@
+//! What a container owns on the node, written to its bundle, so that `delete` can undo it when the shim was killed.
+
+use crate::mounts::MountPoint;
+use crate::rootfs::Layer;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The file's name in the bundle.
+const NAME: &str = "wasm.json";
+/// The form of this file. A later release reads older forms.
+const VERSION: u32 = 1;
+
+/// What a container owns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// The container process, once there is one.
+    pub pid: Option<u32>,
+    /// Path of the container's cgroup below each hierarchy's root.
+    pub cgroup: String,
+    /// The mounts that make up the root filesystem.
+    pub layers: Vec<Layer>,
+    /// The mount points made in it.
+    pub mount_points: Vec<MountPoint>,
+}
+
+/// Why a record could not be kept or used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Not written.
+    #[error("write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Not read.
+    #[error("read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Not understood.
+    #[error("parse {path}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Written by a later release.
+    #[error("{path} has version {found}, and this shim reads up to {VERSION}: use the shim that wrote it")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+}
+
+impl Record {
+    /// A record of a container without a process yet.
+    pub fn new(cgroup: String, layers: Vec<Layer>, mount_points: Vec<MountPoint>) -> Record {
+        Record { version: VERSION, pid: None, cgroup, layers, mount_points }
+    }
+
+    /// Writes it to the bundle, atomically.
+    pub fn save(&self, bundle: &Path) -> Result<(), RecordError> {
+        let path = bundle.join(NAME);
+        let text = serde_json::to_vec(self).expect("a record has no map with keys other than strings");
+        let temporary = bundle.join(format!(".{NAME}"));
+        fs::write(&temporary, text)
+            .and_then(|()| fs::rename(&temporary, &path))
+            .map_err(|source| RecordError::Write { path, source })
+    }
+
+    /// Reads it from the bundle; `None` if nothing was recorded.
+    pub fn load(bundle: &Path) -> Result<Option<Record>, RecordError> {
+        let path = bundle.join(NAME);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(RecordError::Read { path, source }),
+            Ok(text) => text,
+        };
+        let record: Record =
+            serde_json::from_slice(&text).map_err(|source| RecordError::Parse { path: path.clone(), source })?;
+        if record.version > VERSION {
+            return Err(RecordError::Version { path, found: record.version });
+        }
+        Ok(Some(record))
+    }
+
+    /// Removes it from the bundle.
+    pub fn remove(bundle: &Path) -> Result<(), RecordError> {
+        let path = bundle.join(NAME);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RecordError::Write { path, source: error }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The container's standard input, output and error: fifos that containerd's client made.
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long a message waits for room in a full fifo that nobody reads.
+const MESSAGE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Why stdio could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StdioError {
+    /// Only fifos are built.
+    #[error("stdio by {0} is not built yet: use fifos")]
+    Scheme(String),
+    /// The path is gone, or nobody may open it.
+    #[error("open {path} for stdio")]
+    Open {
+        /// Which fifo.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The descriptors of both sides.
+#[derive(Debug)]
+pub struct Stdio {
+    /// What the shim keeps.
+    pub kept: Kept,
+    /// Standard input, output and error of the container process.
+    pub child: [OwnedFd; 3],
+}
+
+/// The ends that the shim keeps while the container lives: a writer of stdin, so that the guest sees no end of file
+/// before CloseIO, and readers of the outputs, so that it sees no broken pipe while containerd restarts.
+#[derive(Debug, Default)]
+pub struct Kept {
+    stdin: Option<OwnedFd>,
+    outputs: [Option<OwnedFd>; 2],
+}
+
+impl Stdio {
+    /// Opens the three paths; an empty one is `/dev/null`.
+    pub fn open(stdin: &str, stdout: &str, stderr: &str) -> Result<Stdio, StdioError> {
+        let (kept_in, child_in) = end(stdin, OFlag::O_RDONLY)?;
+        let (kept_out, child_out) = end(stdout, OFlag::O_WRONLY)?;
+        let (kept_err, child_err) = end(stderr, OFlag::O_WRONLY)?;
+        let kept = Kept { stdin: kept_in, outputs: [kept_out, kept_err] };
+        Ok(Stdio { kept, child: [child_in, child_out, child_err] })
+    }
+
+    /// The child's three descriptors.
+    pub(crate) fn child(&self) -> [BorrowedFd<'_>; 3] {
+        let [stdin, stdout, stderr] = &self.child;
+        [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]
+    }
+}
+
+impl Kept {
+    /// Lets the guest see the end of its input once the client has closed it too.
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Takes the writer of stdout and stderr away, so that the client sees their end.
+    pub fn close(&mut self) {
+        *self = Kept::default();
+    }
+
+    /// Writes a message to the container's stderr. A fifo that stays full is given up on: nobody reads it.
+    pub async fn tell(&self, message: &str) -> io::Result<()> {
+        let [_, Some(stderr)] = &self.outputs else { return Ok(()) };
+        let mut stderr = File::from(stderr.try_clone()?);
+        let mut rest = message.as_bytes();
+        let deadline = Instant::now() + MESSAGE_PATIENCE;
+        while !rest.is_empty() {
+            match stderr.write(rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    sleep(Duration::from_millis(5)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The shim's end and the child's. Each is an open file description of its own: the child's mode of blocking is its
+/// own affair.
+fn end(path: &str, access: OFlag) -> Result<(Option<OwnedFd>, OwnedFd), StdioError> {
+    if path.is_empty() {
+        let null = Path::new("/dev/null");
+        let fd = open(null, access | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| failed(null, errno))?;
+        return Ok((None, fd));
+    }
+    if let Some((scheme, _)) = path.split_once("://") {
+        return Err(StdioError::Scheme(format!("{scheme}://")));
+    }
+    let path = Path::new(path);
+    // Both directions at once never wait for a peer (fifo(7)), and are the peer that the child's end needs.
+    let kept = open(path, OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty());
+    let kept = kept.map_err(|errno| failed(path, errno))?;
+    let child = open(path, access | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| failed(path, errno))?;
+    Ok((Some(kept), child))
+}
+
+fn failed(path: &Path, errno: nix::errno::Errno) -> StdioError {
+    StdioError::Open { path: path.to_owned(), source: errno.into() }
+}

@@ -1,0 +1,114 @@
+//! The shim's socket: where it is, who listens, and how it goes away again.
+//! There is one for each group of containers: a pod, or a container by itself.
+
+use crate::bootstrap::Bootstrap;
+use sha2::{Digest, Sha256};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// The file in each bundle from which containerd 1.6 and 1.7 find the shim again.
+const FILE: &str = "address";
+/// What a unix socket's path may measure (unix(7)), less the terminating zero.
+const LONGEST_PATH: usize = 107;
+/// How the address is written for containerd.
+const SCHEME: &str = "unix://";
+
+/// Where a group's shim listens.
+#[derive(Debug, Clone)]
+pub(crate) struct Address(PathBuf);
+
+/// What [`Address::claim`] found.
+pub(crate) enum Claim {
+    /// Nobody listened: we do now.
+    Ours(UnixListener),
+    /// The group's shim listens already.
+    Served,
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AddressError {
+    #[error("shim socket {path} is longer than {LONGEST_PATH} bytes: give containerd a shorter state directory")]
+    TooLong { path: PathBuf },
+    #[error("{action} {path}")]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Address {
+    /// The address of `group`: in the directory that containerd names, else in `s` beside containerd's own socket.
+    pub(crate) fn of_group(bootstrap: &Bootstrap, group: &str) -> Result<Address, AddressError> {
+        let beside = || bootstrap.grpc.parent().unwrap_or(Path::new("/run/containerd")).join("s");
+        let dir = bootstrap.socket_dir.clone().unwrap_or_else(beside);
+        let mut hash = Sha256::new();
+        for part in [bootstrap.grpc.to_string_lossy().as_ref(), &bootstrap.namespace, group] {
+            hash.update(part);
+            hash.update([0]);
+        }
+        let name: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = dir.join(name);
+        match path.as_os_str().len() > LONGEST_PATH {
+            true => Err(AddressError::TooLong { path }),
+            false => Ok(Address(path)),
+        }
+    }
+
+    /// Listens there, unless a shim does already. A socket that nobody listens on is replaced.
+    pub(crate) fn claim(&self) -> Result<Claim, AddressError> {
+        let dir = self.0.parent().unwrap_or(Path::new("/"));
+        DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(|e| failed("make", dir, e))?;
+        // Two starts of one group must not both find the socket dead and replace each other's.
+        let lock = File::open(dir).map_err(|error| failed("open", dir, error))?;
+        lock.lock().map_err(|error| failed("lock", dir, error))?;
+        if UnixStream::connect(&self.0).is_ok() {
+            return Ok(Claim::Served);
+        }
+        self.remove()?;
+        UnixListener::bind(&self.0).map(Claim::Ours).map_err(|error| failed("listen on", &self.0, error))
+    }
+
+    /// Removes the socket. Already gone is fine.
+    pub(crate) fn remove(&self) -> Result<(), AddressError> {
+        match fs::remove_file(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &self.0, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the socket if nobody listens on it: its shim was killed.
+    pub(crate) fn remove_if_dead(&self) -> Result<(), AddressError> {
+        match UnixStream::connect(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => self.remove(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Leaves the address in a bundle.
+    pub(crate) fn save(&self, bundle: &Path) -> Result<(), AddressError> {
+        let path = bundle.join(FILE);
+        fs::write(&path, self.to_string()).map_err(|error| failed("write", &path, error))
+    }
+
+    /// The address left in a bundle.
+    pub(crate) fn load(bundle: &Path) -> Option<Address> {
+        let text = fs::read_to_string(bundle.join(FILE)).ok()?;
+        text.strip_prefix(SCHEME).map(|path| Address(path.into()))
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{SCHEME}{}", self.0.display())
+    }
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> AddressError {
+    AddressError::Io { action, path: path.to_owned(), source }
+}

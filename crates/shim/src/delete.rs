@@ -1,0 +1,50 @@
+//! The `delete` action: undoes what a container owns when its shim is gone.
+//! containerd runs it on every task delete too, where there is nothing left to do: then it leaves at once.
+
+use crate::address::Address;
+use crate::args::Args;
+use crate::wire::timestamp;
+use anyhow::Context;
+use containerd_shim_protos::api::DeleteResponse;
+use protobuf::{Message, MessageField};
+use sandbox::cgroup::Cgroup;
+use sandbox::{Record, rootfs};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// The exit code of a container whose shim was killed: it was killed with it.
+const KILLED: u32 = 137;
+
+pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
+    let bundle = match &args.bundle {
+        Some(bundle) => bundle.clone(),
+        None => std::env::current_dir().context("find the bundle: delete runs in it")?,
+    };
+    let mut response = DeleteResponse::new();
+    response.exit_status = KILLED;
+    response.exited_at = MessageField::some(timestamp(SystemTime::now()));
+    if let Some(record) = Record::load(&bundle)? {
+        undo(&bundle, &record)?;
+        response.pid = record.pid.unwrap_or_default();
+        Record::remove(&bundle)?;
+    }
+    if let Some(address) = Address::load(&bundle) {
+        address.remove_if_dead()?;
+    }
+    Ok(std::io::stdout().write_all(&response.write_to_bytes()?)?)
+}
+
+fn undo(bundle: &Path, record: &Record) -> anyhow::Result<()> {
+    Cgroup::at(&record.cgroup).context("find the container's cgroup")?.remove()?;
+    let root: PathBuf = bundle.join("rootfs");
+    if record.mount_points.is_empty() {
+        return Ok(());
+    }
+    // The shim's mounts ended with it. The mount points it made are below them.
+    rootfs::enter_own_mount_namespace().context("make a mount namespace")?;
+    rootfs::mount_all(&root, &record.layers)?;
+    let removed = rootfs::remove_mount_points(&root, &record.mount_points);
+    rootfs::unmount(&root)?;
+    Ok(removed?)
+}

@@ -1,0 +1,46 @@
+//! What `-v` and `-info` print.
+
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+use protobuf::{Message, MessageField};
+use serde_json::json;
+use std::io::Write;
+
+/// The runtime type of this shim.
+const NAME: &str = "io.containerd.wasm.v1";
+/// The type of the OCI `features` document inside of a runtime's description.
+const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
+
+/// `-v`: the version, for people.
+pub(crate) fn version() -> anyhow::Result<()> {
+    println!("containerd-shim-wasm-v1 {}", env!("CARGO_PKG_VERSION"));
+    Ok(())
+}
+
+/// `-info`: a `RuntimeInfo` in protobuf, for containerd.
+pub(crate) fn info() -> anyhow::Result<()> {
+    let mut info = RuntimeInfo::new();
+    info.name = NAME.to_owned();
+    let version = RuntimeVersion { version: env!("CARGO_PKG_VERSION").to_owned(), ..RuntimeVersion::default() };
+    info.version = MessageField::some(version);
+    let value = serde_json::to_vec(&features())?;
+    info.features = MessageField::some(Any { type_url: FEATURES.to_owned(), value, ..Any::default() });
+    Ok(std::io::stdout().write_all(&info.write_to_bytes()?)?)
+}
+
+/// The OCI runtime spec's `features` document. User namespaces are absent: they are not built yet.
+fn features() -> serde_json::Value {
+    json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": "1.2.0",
+        "mountOptions": ["bind", "noatime", "nodev", "noexec", "nosuid", "rbind", "ro", "rprivate", "rslave", "rw"],
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "capabilities": [],
+            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false },
+            "seccomp": { "enabled": false },
+            "apparmor": { "enabled": false },
+            "selinux": { "enabled": false }
+        }
+    })
+}

@@ -1,0 +1,87 @@
+//! What a container owns, from the moment something is owned until all is gone again.
+
+use sandbox::cgroup::{Cgroup, CgroupError};
+use sandbox::rootfs::{self, RootfsError};
+use sandbox::stdio::Kept;
+use sandbox::{Child, Orders, Record, RecordError};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a container owns on the node.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: PathBuf,
+    pub(crate) cgroup: Option<Arc<Cgroup>>,
+    pub(crate) record: Option<Record>,
+}
+
+/// A container with its process.
+#[derive(Debug)]
+pub(crate) struct Container {
+    owned: Owned,
+    child: Arc<Child>,
+    orders: Option<Orders>,
+    kept: Kept,
+}
+
+/// Why something of a container stayed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReleaseError {
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+impl Owned {
+    /// Gives everything back. What is gone already is no error, so a failed release can be tried again.
+    pub(crate) fn release(&self) -> Result<(), ReleaseError> {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove()?;
+        }
+        if let Some(record) = &self.record {
+            rootfs::remove_mount_points(&self.rootfs, &record.mount_points)?;
+        }
+        rootfs::unmount(&self.rootfs)?;
+        Ok(Record::remove(&self.bundle)?)
+    }
+}
+
+impl Container {
+    pub(crate) fn new(owned: Owned, child: Arc<Child>, orders: Orders, kept: Kept) -> Container {
+        Container { owned, child, orders: Some(orders), kept }
+    }
+
+    pub(crate) fn child(&self) -> Arc<Child> {
+        self.child.clone()
+    }
+
+    pub(crate) fn cgroup(&self) -> Option<Arc<Cgroup>> {
+        self.owned.cgroup.clone()
+    }
+
+    /// The right to let the guest run, once.
+    pub(crate) fn take_orders(&mut self) -> Option<Orders> {
+        self.orders.take()
+    }
+
+    /// The shim's ends of stdio; they end with it.
+    pub(crate) fn take_stdio(&mut self) -> Kept {
+        std::mem::take(&mut self.kept)
+    }
+
+    pub(crate) fn close_stdin(&mut self) {
+        self.kept.close_stdin();
+    }
+
+    /// Gives everything back; on failure itself too, so that it can be tried again.
+    pub(crate) fn release(self) -> Result<(), (Container, ReleaseError)> {
+        match self.owned.release() {
+            Ok(()) => Ok(()),
+            Err(error) => Err((self, error)),
+        }
+    }
+}

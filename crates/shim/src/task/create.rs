@@ -1,0 +1,262 @@
+//! Create: request → plan → artifact → a confined process that waits for start. Each room is entered in this order.
+//! What fails here leaves nothing behind, and says why in three places.
+
+use super::container::{Container, Owned, ReleaseError};
+use super::state::Move;
+use super::{Task, Tasks, locked, watch};
+use crate::artifact::{self, ArtifactError};
+use crate::log;
+use crate::spawner::SpawnerError;
+use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
+use engine::Artifact;
+use plan::{Failure, Report, RunPlan};
+use protobuf::MessageField;
+use sandbox::cgroup::{Cgroup, CgroupError};
+use sandbox::container::{Inside, Spawn, SpawnError, spawn};
+use sandbox::rootfs::{self, RootfsError};
+use sandbox::stdio::{Stdio, StdioError};
+use sandbox::{Channel, ChannelError, Child, Record, RecordError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why there is no container.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CreateError {
+    #[error(transparent)]
+    Stdio(#[from] StdioError),
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    #[error(transparent)]
+    Plan(#[from] oci::Error),
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("read the node's cgroup hierarchies")]
+    Hierarchy(#[source] io::Error),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Spawn(#[from] SpawnerError<SpawnError>),
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The container process says why.
+    #[error("{0}")]
+    Refused(String),
+    #[error("the container process ended before it was ready: its memory limit may be too low for it")]
+    Died,
+    #[error("restoring from checkpoint {0} is not built: delete the checkpoint option")]
+    Checkpoint(String),
+    #[error(transparent)]
+    Address(#[from] crate::address::AddressError),
+}
+
+/// What a create needs to keep for its run.
+struct Made {
+    plan: Arc<RunPlan>,
+    child: Child,
+    channel: Channel,
+}
+
+/// Makes the container of `task`. Returns the pid of its process.
+pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, CreateError> {
+    let request = &task.request;
+    if let Some(checkpoint) = &request.checkpoint {
+        return Err(CreateError::Checkpoint(checkpoint.clone()));
+    }
+    let stdio = Arc::new(Stdio::open(&request.stdin, &request.stdout, &request.stderr)?);
+    let rootfs = request.bundle.join("rootfs");
+    let mut owned = Owned { bundle: request.bundle.clone(), rootfs, cgroup: None, record: None };
+    let mut termination_file = None;
+    let made = match make(tasks, task, &stdio, &mut owned, &mut termination_file).await {
+        Ok(made) => made,
+        Err(error) => {
+            let line = plan::one_line(&error);
+            watch::explain(&request.id, &stdio.kept, termination_file.as_deref(), &line).await;
+            release_after_failure(&request.id, &owned);
+            return Err(error);
+        }
+    };
+    let pid = made.child.pid();
+    let Channel { reports, orders } = made.channel;
+    let child = Arc::new(made.child);
+    let kept = Arc::try_unwrap(stdio).map(|stdio| stdio.kept).unwrap_or_default();
+    *locked(&task.container) = Some(Container::new(owned, child, orders, kept));
+    // The move cannot fail: nothing else moves a task that is being created.
+    let _ = task.transition(Move::Create { pid });
+    tasks.publisher.publish(&created_event(task, pid));
+    tokio::spawn(watch::watch(task.clone(), made.plan, reports, tasks.publisher.clone()));
+    Ok(pid)
+}
+
+async fn make(
+    tasks: &Tasks,
+    task: &Arc<Task>,
+    stdio: &Arc<Stdio>,
+    owned: &mut Owned,
+    termination_file: &mut Option<PathBuf>,
+) -> Result<Made, CreateError> {
+    let request = &task.request;
+    // containerd 2.3 and newer does not run `start` for a pod's later containers, so their bundles get theirs here.
+    tasks.address.save(&request.bundle)?;
+    rootfs::mount_all(&owned.rootfs, &request.layers)?;
+    let mounts: Vec<oci::RootfsMount> = request.layers.iter().map(rootfs_mount).collect();
+    let lowered = oci::lower(oci::Request {
+        id: &request.id,
+        bundle: &request.bundle,
+        rootfs: &owned.rootfs,
+        rootfs_mounts: &mounts,
+        options: request.options.as_ref(),
+        containerd: &tasks.containerd,
+    })
+    .await?;
+    for warning in &lowered.warnings {
+        tracing::warn!(id = request.id, warning, "the container differs from its spec");
+    }
+    let plan = Arc::new(lowered.plan);
+    termination_file.clone_from(&plan.termination_file);
+    let compiled = artifact::Source { origin: &plan.source.origin, wasm: &lowered.wasm, cache: &lowered.cache };
+    let artifact = compiled.artifact(&tasks.spawner).await?;
+    let cgroup = claim(owned, request.layers.clone(), &plan)?;
+    let (child, channel) = match confined(tasks, &plan, owned, &cgroup, stdio, artifact).await {
+        // A cache is only a cache: what it holds in vain is made again, once.
+        Err(Confining::Stale(reason)) => {
+            tracing::warn!(id = request.id, reason, "a cached artifact is no good and is compiled again");
+            let artifact = compiled.fresh_artifact(&tasks.spawner).await?;
+            confined(tasks, &plan, owned, &cgroup, stdio, artifact).await?
+        }
+        made => made?,
+    };
+    if let Some(record) = &mut owned.record {
+        record.pid = Some(child.pid());
+        record.save(&owned.bundle)?;
+    }
+    Ok(Made { plan, child, channel })
+}
+
+/// Takes what the container owns on the node, each thing recorded before it is taken.
+fn claim(owned: &mut Owned, layers: Vec<rootfs::Layer>, plan: &RunPlan) -> Result<Arc<Cgroup>, CreateError> {
+    let points = rootfs::missing_mount_points(&owned.rootfs, plan)?;
+    let record = Record::new(plan.isolation.cgroup.clone(), layers, points);
+    record.save(&owned.bundle)?;
+    let record = owned.record.insert(record);
+    rootfs::make_mount_points(&owned.rootfs, &record.mount_points)?;
+    let cgroup = Arc::new(Cgroup::at(&plan.isolation.cgroup).map_err(CreateError::Hierarchy)?);
+    owned.cgroup = Some(cgroup.clone());
+    cgroup.create(&plan.limits)?;
+    Ok(cgroup)
+}
+
+/// Why a process was not confined.
+enum Confining {
+    Stale(String),
+    Failed(CreateError),
+}
+
+impl From<SpawnerError<SpawnError>> for Confining {
+    fn from(error: SpawnerError<SpawnError>) -> Confining {
+        Confining::Failed(error.into())
+    }
+}
+
+impl From<ChannelError> for Confining {
+    fn from(error: ChannelError) -> Confining {
+        Confining::Failed(error.into())
+    }
+}
+
+impl From<Confining> for CreateError {
+    fn from(confining: Confining) -> CreateError {
+        match confining {
+            Confining::Stale(reason) => CreateError::Refused(reason),
+            Confining::Failed(error) => error,
+        }
+    }
+}
+
+async fn confined(
+    tasks: &Tasks,
+    plan: &Arc<RunPlan>,
+    owned: &Owned,
+    cgroup: &Arc<Cgroup>,
+    stdio: &Arc<Stdio>,
+    artifact: Artifact,
+) -> Result<(Child, Channel), Confining> {
+    let (plan, cgroup, stdio, rootfs) = (plan.clone(), cgroup.clone(), stdio.clone(), owned.rootfs.clone());
+    let fork = move || {
+        let made = Spawn { plan: &plan, rootfs: &rootfs, cgroup: &cgroup, stdio: &stdio, artifact: artifact.file() };
+        spawn(&made, run_guest)
+    };
+    let (child, mut channel) = tasks.spawner.spawn(fork).await?;
+    match channel.reports.next().await? {
+        Some(Report::Ready) => Ok((child, channel)),
+        Some(Report::Failed(failure)) => {
+            let _ = child.wait().await;
+            Err(match failure {
+                Failure::StaleArtifact(reason) => Confining::Stale(reason),
+                Failure::Message(line) => Confining::Failed(CreateError::Refused(line)),
+            })
+        }
+        _ => {
+            child.kill();
+            let _ = child.wait().await;
+            Err(Confining::Failed(CreateError::Died))
+        }
+    }
+}
+
+/// The life of the container process.
+fn run_guest(mut inside: Inside<'_>) {
+    log::mute();
+    inside.join_cgroup();
+    let plan = inside.plan();
+    let loaded = match engine::load(plan, &Artifact::inherited(inside.take_artifact())) {
+        Ok(loaded) => loaded,
+        Err(failure) => inside.fail(failure),
+    };
+    let interrupter = loaded.interrupter();
+    let (mut confined, signals) = inside.confine(move || interrupter.interrupt());
+    let granted = engine::Stdio::of_process()
+        .map_err(|error| Failure::Message(plan::one_line(&error)))
+        .and_then(|stdio| loaded.grant(plan, stdio, signals));
+    let guest = match granted {
+        Ok(guest) => guest,
+        Err(failure) => confined.fail(failure),
+    };
+    confined.wait_for_start();
+    let status = guest.run(&mut |report| confined.report(&report));
+    confined.end(status)
+}
+
+fn rootfs_mount(layer: &rootfs::Layer) -> oci::RootfsMount {
+    oci::RootfsMount { kind: layer.kind.clone(), source: layer.source.clone(), options: layer.options.clone() }
+}
+
+fn release_after_failure(id: &str, owned: &Owned) {
+    if let Err(error) = owned.release() {
+        let error: ReleaseError = error;
+        tracing::error!(id, error = plan::one_line(&error), "something of a failed create stays");
+    }
+}
+
+fn created_event(task: &Task, pid: u32) -> TaskCreate {
+    let request = &task.request;
+    let io = TaskIO {
+        stdin: request.stdin.clone(),
+        stdout: request.stdout.clone(),
+        stderr: request.stderr.clone(),
+        ..TaskIO::default()
+    };
+    TaskCreate {
+        container_id: request.id.clone(),
+        bundle: path_text(&request.bundle),
+        io: MessageField::some(io),
+        pid,
+        ..TaskCreate::default()
+    }
+}
+
+fn path_text(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,127 @@
+//! Where a task stands, and the one function that moves it.
+
+use std::time::SystemTime;
+
+/// Where a task stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Create has not answered yet.
+    Creating,
+    /// The container process waits for start.
+    Created { pid: u32 },
+    /// The guest runs.
+    Running { pid: u32 },
+    /// The container process has ended.
+    Stopped { exit: Exit },
+    /// What it owned is being removed.
+    Deleting { exit: Exit },
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) pid: u32,
+    pub(crate) code: u32,
+    pub(crate) at: SystemTime,
+}
+
+/// What happens to a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Move {
+    /// The container process is ready.
+    Create { pid: u32 },
+    /// Start was asked for.
+    Start,
+    /// The container process ended.
+    End { exit: Exit },
+    /// Delete was asked for.
+    Delete,
+    /// Delete failed half-way: it can be asked for again.
+    KeepAfterFailure,
+}
+
+impl State {
+    /// The state after `step`, or the name of this state if it does not allow the step.
+    pub(crate) fn after(&self, step: &Move) -> Result<State, &'static str> {
+        match (self, step) {
+            (State::Creating, Move::Create { pid }) => Ok(State::Created { pid: *pid }),
+            (State::Created { pid }, Move::Start) => Ok(State::Running { pid: *pid }),
+            (State::Created { .. } | State::Running { .. }, Move::End { exit }) => Ok(State::Stopped { exit: *exit }),
+            (State::Stopped { exit }, Move::Delete) => Ok(State::Deleting { exit: *exit }),
+            (State::Deleting { exit }, Move::KeepAfterFailure) => Ok(State::Stopped { exit: *exit }),
+            (from, _) => Err(from.name()),
+        }
+    }
+
+    /// The container process, also after its end.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match self {
+            State::Creating => None,
+            State::Created { pid } | State::Running { pid } => Some(*pid),
+            State::Stopped { exit } | State::Deleting { exit } => Some(exit.pid),
+        }
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        match self {
+            State::Stopped { exit } | State::Deleting { exit } => Some(*exit),
+            State::Creating | State::Created { .. } | State::Running { .. } => None,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            State::Creating => "being created",
+            State::Created { .. } => "created",
+            State::Running { .. } => "running",
+            State::Stopped { .. } => "stopped",
+            State::Deleting { .. } => "being deleted",
+        }
+    }
+}
+
+impl Move {
+    /// What was asked for, as a verb.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Move::Create { .. } => "be created",
+            Move::Start => "start",
+            Move::End { .. } => "end",
+            Move::Delete => "delete",
+            Move::KeepAfterFailure => "be kept",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_moves_of_the_lifecycle_are_allowed() {
+        let exit = Exit { pid: 7, code: 0, at: SystemTime::UNIX_EPOCH };
+        let states = [
+            State::Creating,
+            State::Created { pid: 7 },
+            State::Running { pid: 7 },
+            State::Stopped { exit },
+            State::Deleting { exit },
+        ];
+        let moves = [Move::Create { pid: 7 }, Move::Start, Move::End { exit }, Move::Delete, Move::KeepAfterFailure];
+        let allowed: Vec<(usize, usize, State)> = vec![
+            (0, 0, State::Created { pid: 7 }),
+            (1, 1, State::Running { pid: 7 }),
+            (1, 2, State::Stopped { exit }),
+            (2, 2, State::Stopped { exit }),
+            (3, 3, State::Deleting { exit }),
+            (4, 4, State::Stopped { exit }),
+        ];
+        for (from, state) in states.iter().enumerate() {
+            for (by, step) in moves.iter().enumerate() {
+                let expected = allowed.iter().find(|(f, b, _)| (*f, *b) == (from, by)).map(|(_, _, to)| to.clone());
+                assert_eq!(state.after(step).ok(), expected, "{state:?} by {step:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The end of a container: awaited, explained, told in the order OOM, exit.
+
+use super::container::Container;
+use super::state::{Exit, Move};
+use super::{Task, exit_now, locked};
+use crate::events::Publisher;
+use crate::wire::timestamp;
+use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
+use plan::{ExitStatus, Report, RunPlan, Termination};
+use protobuf::MessageField;
+use sandbox::Ended;
+use sandbox::cgroup::Cgroup;
+use sandbox::channel::Reports;
+use sandbox::stdio::Kept;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// SIGKILL.
+const KILL: i32 = 9;
+/// `O_NOFOLLOW`: the file lies where the pod's user may have put a link.
+const NOFOLLOW: i32 = 0o400_000;
+
+/// Waits for the end of the task's process and tells everybody.
+pub(super) async fn watch(task: Arc<Task>, plan: Arc<RunPlan>, reports: Reports, publisher: Publisher) {
+    let (child, cgroup) = {
+        let container = locked(&task.container);
+        let Some(container) = container.as_ref() else { return };
+        (container.child(), container.cgroup())
+    };
+    let said = last_words(&task.request.id, reports).await;
+    let ended = child.wait().await.unwrap_or(Ended::Signal(KILL));
+    let status = said.unwrap_or_else(|| unsaid(ended, cgroup.as_deref(), &plan));
+    let termination = status.termination();
+    let id = &task.request.id;
+    tracing::info!(id, code = termination.code, status = summary(&status), "the container ended");
+    let kept = locked(&task.container).as_mut().map(Container::take_stdio).unwrap_or_default();
+    if let Some(message) = &termination.message {
+        explain(id, &kept, plan.termination_file.as_deref(), message).await;
+    }
+    // Closed before the exit is told: clients read to the end of the output before they delete.
+    drop(kept);
+    let exit = exit_now(child.pid(), termination.code);
+    publish(&publisher, id, &termination, exit);
+    // The move cannot fail: only the end of its process ends a task.
+    let _ = task.transition(Move::End { exit });
+}
+
+/// Writes why a container failed to its stderr and its termination file; the log has it from the caller.
+pub(super) async fn explain(id: &str, kept: &Kept, termination_file: Option<&Path>, message: &str) {
+    if let Err(error) = kept.tell(&format!("{message}\n")).await {
+        tracing::warn!(id, %error, "the container's stderr did not take the reason");
+    }
+    let Some(path) = termination_file else { return };
+    let file = OpenOptions::new().append(true).custom_flags(NOFOLLOW).open(path);
+    if let Err(error) = file.and_then(|mut file| file.write_all(message.as_bytes())) {
+        tracing::warn!(id, path = %path.display(), %error, "the termination file did not take the reason");
+    }
+}
+
+/// Reads what the process says until it is gone; returns how it said it ended.
+async fn last_words(id: &str, mut reports: Reports) -> Option<ExitStatus> {
+    let mut status = None;
+    loop {
+        match reports.next().await {
+            Ok(Some(Report::GrowthRefused { limit_bytes })) => {
+                tracing::warn!(id, limit_bytes, "a growth of the guest's memory was refused");
+            }
+            Ok(Some(Report::Exited(exited))) => status = Some(exited),
+            Ok(Some(report)) => tracing::warn!(id, ?report, "the container process said something out of turn"),
+            Ok(None) => return status,
+            Err(error) => {
+                tracing::warn!(id, error = plan::one_line(&error), "the container process is not understood");
+                return status;
+            }
+        }
+    }
+}
+
+/// How a process that said nothing ended, by the kernel's word.
+fn unsaid(ended: Ended, cgroup: Option<&Cgroup>, plan: &RunPlan) -> ExitStatus {
+    let oom_kills = cgroup.and_then(|cgroup| cgroup.oom_kills().ok()).unwrap_or(0);
+    match ended {
+        Ended::Signal(KILL) if oom_kills > 0 => ExitStatus::OomKilled { limit_bytes: plan.limits.memory_bytes },
+        Ended::Signal(signal) => ExitStatus::Signal(signal),
+        Ended::Code(code) => ExitStatus::Code(code.to_le_bytes()[0]),
+    }
+}
+
+fn publish(publisher: &Publisher, id: &str, termination: &Termination, exit: Exit) {
+    // Before the exit, or clients say "Error" instead of "OOMKilled".
+    if termination.out_of_memory {
+        publisher.publish(&TaskOOM { container_id: id.to_owned(), ..TaskOOM::default() });
+    }
+    publisher.publish(&TaskExit {
+        container_id: id.to_owned(),
+        id: id.to_owned(),
+        pid: exit.pid,
+        exit_status: exit.code,
+        exited_at: MessageField::some(timestamp(exit.at)),
+        ..TaskExit::default()
+    });
+}
+
+fn summary(status: &ExitStatus) -> String {
+    match status.termination().message {
+        Some(message) => message.replace('\n', " | "),
+        None => format!("{status:?}"),
+    }
+}

@@ -1,0 +1,280 @@
+//! A blocking client of containerd's gRPC API, for what `ctr` cannot do one step at a time.
+//! It adds nothing to the API but names: a test sees the replies and errors that containerd gives.
+
+mod events;
+
+use crate::Containerd;
+use crate::fifo::Stdio;
+use crate::wait;
+use anyhow::{Context, Result};
+use containerd_client::services::v1 as services;
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::tonic::transport::Channel;
+use containerd_client::tonic::{Request, Response, Status};
+use prost::Message;
+use prost_types::Any;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use tokio::runtime::Runtime;
+
+pub use events::{Event, Events};
+
+/// The snapshotter of every version here.
+const SNAPSHOTTER: &str = "overlayfs";
+
+/// `runtimeoptions.v1.Options` of containerd's API.
+#[derive(Clone, PartialEq, Message)]
+struct RuntimeOptions {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(string, tag = "2")]
+    config_path: String,
+    #[prost(bytes = "vec", tag = "3")]
+    config_body: Vec<u8>,
+}
+
+/// One connection, for one thread; a test with more threads makes one in each.
+#[derive(Debug)]
+pub struct Api {
+    runtime: Runtime,
+    channel: Channel,
+    socket: PathBuf,
+    namespace: String,
+    operator_file: PathBuf,
+}
+
+/// How a task ended, as Wait and Delete tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Exit code.
+    pub code: u32,
+    /// Seconds since the epoch; 0 if containerd says nothing.
+    pub at_s: i64,
+}
+
+/// A task's state, as Get tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Process id on the node.
+    pub pid: i32,
+    /// `CREATED`, `RUNNING`, `STOPPED` and so on.
+    pub status: String,
+    /// Exit code, once it is stopped.
+    pub code: u32,
+}
+
+impl Api {
+    pub(crate) fn connect(containerd: &Containerd, namespace: &str) -> Result<Self> {
+        let runtime = runtime()?;
+        let socket = containerd.socket();
+        let channel = runtime.block_on(containerd_client::connect(&socket))?;
+        Ok(Api { runtime, channel, socket, namespace: namespace.to_owned(), operator_file: containerd.operator_file() })
+    }
+
+    /// With another operator file for the containers made from now on.
+    pub fn operator_file(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.operator_file);
+        self
+    }
+
+    /// Makes a container of our runtime with this spec. With a chain id its root filesystem is a snapshot over those
+    /// layers, else an empty one.
+    pub fn create_container(&self, id: &str, spec: &Value, image: &str, parent: &str) -> Result<()> {
+        let key = self.snapshot_key(id);
+        let prepare = PrepareSnapshotRequest {
+            snapshotter: SNAPSHOTTER.to_owned(),
+            key: key.clone(),
+            parent: parent.to_owned(),
+            // Without a container yet that refers to it, the garbage collector would take it.
+            labels: HashMap::from([("containerd.io/gc.root".to_owned(), "test".to_owned())]),
+        };
+        let options = RuntimeOptions {
+            config_path: self.operator_file.to_string_lossy().into_owned(),
+            ..RuntimeOptions::default()
+        };
+        let container = services::Container {
+            id: id.to_owned(),
+            image: image.to_owned(),
+            runtime: Some(services::container::Runtime {
+                name: "io.containerd.wasm.v1".to_owned(),
+                options: Some(Any { type_url: "runtimeoptions.v1.Options".to_owned(), value: options.encode_to_vec() }),
+            }),
+            spec: Some(Any {
+                type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_owned(),
+                value: spec.to_string().into_bytes(),
+            }),
+            snapshotter: SNAPSHOTTER.to_owned(),
+            snapshot_key: key,
+            ..services::Container::default()
+        };
+        let request = services::CreateContainerRequest { container: Some(container) };
+        self.call(async |channel, api| {
+            let mut snapshots = SnapshotsClient::new(channel.clone());
+            snapshots.prepare(api.request(prepare)).await?;
+            ContainersClient::new(channel).create(api.request(request)).await
+        })?;
+        Ok(())
+    }
+
+    /// Removes the container and its snapshot.
+    pub fn delete_container(&self, id: &str) -> Result<(), Status> {
+        let request = services::DeleteContainerRequest { id: id.to_owned() };
+        let remove = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: self.snapshot_key(id) };
+        self.call(async |channel, api| {
+            let mut containers = ContainersClient::new(channel.clone());
+            containers.delete(api.request(request)).await?;
+            SnapshotsClient::new(channel).remove(api.request(remove)).await
+        })?;
+        Ok(())
+    }
+
+    /// Creates the task and gives its pid.
+    pub fn create_task(&self, id: &str, stdio: Option<&Stdio>) -> Result<i32, Status> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mounts =
+            services::snapshots::MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: self.snapshot_key(id) };
+        let mut request = services::CreateTaskRequest {
+            container_id: id.to_owned(),
+            stdin: stdio.and_then(|s| s.stdin.as_deref()).map(text).unwrap_or_default(),
+            stdout: stdio.map(|s| text(s.stdout.path())).unwrap_or_default(),
+            stderr: stdio.map(|s| text(s.stderr.path())).unwrap_or_default(),
+            ..services::CreateTaskRequest::default()
+        };
+        let response = self.call(async |channel, api| {
+            let mut snapshots = SnapshotsClient::new(channel.clone());
+            let mounts = snapshots.mounts(api.request(mounts)).await?;
+            request.rootfs = mounts.into_inner().mounts;
+            TasksClient::new(channel).create(api.request(request)).await
+        })?;
+        Ok(response.pid as i32)
+    }
+
+    /// Starts the task and gives its pid.
+    pub fn start(&self, id: &str) -> Result<i32, Status> {
+        let request = services::StartRequest { container_id: id.to_owned(), exec_id: String::new() };
+        let reply = self.tasks(async |mut tasks, api| tasks.start(api.request(request)).await)?;
+        Ok(reply.pid as i32)
+    }
+
+    /// Sends a signal to the task's process.
+    pub fn kill(&self, id: &str, signal: i32) -> Result<(), Status> {
+        self.send_signal(id, signal, false)
+    }
+
+    /// Sends a signal to all processes of the task.
+    pub fn kill_all(&self, id: &str, signal: i32) -> Result<(), Status> {
+        self.send_signal(id, signal, true)
+    }
+
+    fn send_signal(&self, id: &str, signal: i32, all: bool) -> Result<(), Status> {
+        let request = services::KillRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+            signal: signal.unsigned_abs(),
+            all,
+        };
+        self.tasks(async |mut tasks, api| tasks.kill(api.request(request)).await)?;
+        Ok(())
+    }
+
+    /// Waits for the task's end.
+    pub fn wait(&self, id: &str) -> Result<Ended, Status> {
+        let request = services::WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
+        let reply = self.tasks(async |mut tasks, api| tasks.wait(api.request(request)).await)?;
+        Ok(Ended { code: reply.exit_status, at_s: reply.exited_at.map_or(0, |at| at.seconds) })
+    }
+
+    /// Deletes the task, which must have ended.
+    pub fn delete_task(&self, id: &str) -> Result<Ended, Status> {
+        let request = services::DeleteTaskRequest { container_id: id.to_owned() };
+        let reply = self.tasks(async |mut tasks, api| tasks.delete(api.request(request)).await)?;
+        Ok(Ended { code: reply.exit_status, at_s: reply.exited_at.map_or(0, |at| at.seconds) })
+    }
+
+    /// The task's state.
+    pub fn state(&self, id: &str) -> Result<State, Status> {
+        let request = services::GetRequest { container_id: id.to_owned(), exec_id: String::new() };
+        let reply = self.tasks(async |mut tasks, api| tasks.get(api.request(request)).await)?;
+        let process = reply.process.unwrap_or_default();
+        Ok(State {
+            pid: process.pid as i32,
+            status: process.status().as_str_name().to_owned(),
+            code: process.exit_status,
+        })
+    }
+
+    /// Waits until the task has this status.
+    pub fn until_status(&self, id: &str, status: &str) -> Result<State> {
+        wait::until(&format!("task {id} is {status}"), || {
+            let state = self.state(id)?;
+            Ok((state.status == status).then_some(state))
+        })
+    }
+
+    /// The pids of the task's processes.
+    pub fn pids(&self, id: &str) -> Result<Vec<i32>, Status> {
+        let request = services::ListPidsRequest { container_id: id.to_owned() };
+        let reply = self.tasks(async |mut tasks, api| tasks.list_pids(api.request(request)).await)?;
+        let pids = reply.processes.iter().map(|process| process.pid as i32);
+        Ok(pids.collect())
+    }
+
+    /// Closes the task's stdin.
+    pub fn close_stdin(&self, id: &str) -> Result<(), Status> {
+        let request = services::CloseIoRequest { container_id: id.to_owned(), exec_id: String::new(), stdin: true };
+        self.tasks(async |mut tasks, api| tasks.close_io(api.request(request)).await)?;
+        Ok(())
+    }
+
+    /// Any other call of the Tasks service.
+    pub fn tasks<T>(
+        &self,
+        call: impl AsyncFnOnce(TasksClient<Channel>, &Api) -> Result<Response<T>, Status>,
+    ) -> Result<T, Status> {
+        self.call(async |channel, api| call(TasksClient::new(channel), api).await)
+    }
+
+    /// A request of this namespace.
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        request(&self.namespace, message)
+    }
+
+    /// Listens to the events of this namespace from now on.
+    pub fn events(&self) -> Result<Events> {
+        Events::subscribe(&self.socket, &self.namespace)
+    }
+
+    fn snapshot_key(&self, id: &str) -> String {
+        format!("snapshot-{id}")
+    }
+
+    fn call<T>(&self, call: impl AsyncFnOnce(Channel, &Api) -> Result<Response<T>, Status>) -> Result<T, Status> {
+        let patient = within_patience(call(self.channel.clone(), self));
+        self.runtime.block_on(patient).map(Response::into_inner)
+    }
+}
+
+/// A call that is never answered must not hang the test run.
+async fn within_patience<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    match tokio::time::timeout(wait::PATIENCE, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Status::deadline_exceeded("no answer from containerd")),
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().context("start a tokio runtime")
+}
+
+fn request<T>(namespace: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let value = namespace.parse().expect("a namespace is plain ASCII");
+    request.metadata_mut().insert("containerd-namespace", value);
+    request
+}

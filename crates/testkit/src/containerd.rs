@@ -1,0 +1,257 @@
+//! A private containerd of a chosen version: own root, state, socket and fifo directory, stopped by its pid.
+//! Invariant: when it is gone, so is everything it and its shims made; [`Containerd::stop`] says what was not.
+
+mod config;
+
+use crate::leftovers::{self, Before};
+use crate::namespace::Namespace;
+use crate::{process, store, wait};
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fmt;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::thread::{self, JoinHandle};
+
+/// The versions that tests run on; `test/containerd.sh` fetches them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// Task service v2 only; its `ctr` lacks some options.
+    V1_6,
+    /// Task service v2 only.
+    V1_7,
+    /// Task service v3, bootstrap parameters on stdin.
+    V2_4,
+}
+
+impl Version {
+    /// Where its binaries are.
+    pub fn bin(self) -> PathBuf {
+        store::dir().join(format!("containerd-{self}")).join("bin")
+    }
+
+    /// Its name as the path of a test: `v1_7`.
+    pub fn module(self) -> &'static str {
+        match self {
+            Version::V1_6 => "v1_6",
+            Version::V1_7 => "v1_7",
+            Version::V2_4 => "v2_4",
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Version::V1_6 => "1.6",
+            Version::V1_7 => "1.7",
+            Version::V2_4 => "2.4",
+        })
+    }
+}
+
+/// The daemon's process, while it is there.
+#[derive(Debug)]
+struct Process {
+    pid: i32,
+    /// Ends when the process has ended.
+    keeper: JoinHandle<()>,
+}
+
+/// A running containerd. Dropped without [`Containerd::stop`] (a panic), it is killed and its leavings are removed.
+#[derive(Debug)]
+pub struct Containerd {
+    version: Version,
+    shim: PathBuf,
+    dir: PathBuf,
+    process: Mutex<Option<Process>>,
+    before: Before,
+    namespaces: Mutex<Vec<String>>,
+}
+
+impl Containerd {
+    /// Starts one whose `io.containerd.wasm.v1` is the binary `shim`, and waits until it answers.
+    pub fn start(version: Version, shim: &Path) -> Result<Arc<Self>> {
+        let bin = version.bin();
+        if !bin.join("containerd").exists() {
+            bail!("no containerd {version} in {}: run test/containerd.sh", bin.display());
+        }
+        // Sockets have paths of at most 107 bytes, and shims put theirs below this directory: keep it short.
+        let dir = tempfile::Builder::new().prefix("ctd").tempdir_in("/tmp")?.keep();
+        let before = Before::look();
+        fs::create_dir(dir.join("fifo"))?;
+        config::write(version, &dir)?;
+        let containerd = Containerd {
+            version,
+            shim: shim.to_owned(),
+            dir,
+            process: Mutex::default(),
+            before,
+            namespaces: Mutex::default(),
+        };
+        containerd.launch()?;
+        Ok(Arc::new(containerd))
+    }
+
+    /// Starts the process and waits until it answers.
+    fn launch(&self) -> Result<()> {
+        let process = spawn(self.version, &self.shim, &self.dir)?;
+        let pid = process.pid;
+        *self.lock_process() = Some(process);
+        let answers = wait::until("containerd answers", || {
+            if !process::exists(pid) {
+                bail!("containerd {} ended", self.version);
+            }
+            Ok(self.ctr_version().then_some(()))
+        });
+        answers.with_context(|| self.log_tail(0))
+    }
+
+    fn lock_process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().expect("nothing panics with the lock")
+    }
+
+    fn ctr_version(&self) -> bool {
+        let mut ctr = Command::new(self.version.bin().join("ctr"));
+        ctr.arg("--address").arg(self.socket()).arg("version");
+        ctr.stdout(Stdio::null()).stderr(Stdio::null());
+        ctr.status().is_ok_and(|status| status.success())
+    }
+
+    /// Its version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The shim under test.
+    pub fn shim(&self) -> &Path {
+        &self.shim
+    }
+
+    /// Its own directory; everything it writes is below.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its gRPC socket.
+    pub fn socket(&self) -> PathBuf {
+        config::socket(&self.dir)
+    }
+
+    /// The directory for stdio fifos.
+    pub fn fifos(&self) -> PathBuf {
+        self.dir.join("fifo")
+    }
+
+    /// The bundle of a container.
+    pub fn bundle(&self, namespace: &str, id: &str) -> PathBuf {
+        config::state(&self.dir).join("io.containerd.runtime.v2.task").join(namespace).join(id)
+    }
+
+    /// The operator file of this node, unless a test chooses another.
+    pub fn operator_file(&self) -> PathBuf {
+        self.dir.join("operator.toml")
+    }
+
+    /// The cache of compiled code that the operator file names.
+    pub fn cache(&self) -> PathBuf {
+        self.dir.join("cache")
+    }
+
+    /// Everything it and the shims have logged.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(self.dir.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The end of the log from byte `since` on, for a failure's message.
+    pub fn log_tail(&self, since: usize) -> String {
+        const LINES: usize = 80;
+        let log = self.log();
+        let lines: Vec<&str> = log.get(since..).unwrap_or(&log).lines().collect();
+        let first = lines.len().saturating_sub(LINES);
+        format!("log of containerd {} (last {LINES} lines):\n{}", self.version, lines[first..].join("\n"))
+    }
+
+    /// A namespace for one test.
+    pub fn namespace(self: &Arc<Self>, name: &str) -> Namespace {
+        let name = format!("{name}-{}", std::process::id());
+        let mut namespaces = self.namespaces.lock().expect("no test panics with the lock");
+        namespaces.push(name.clone());
+        Namespace::new(self.clone(), name)
+    }
+
+    /// Stops it, and fails with everything that was left behind; what was left is removed.
+    pub fn stop(&self) -> Result<()> {
+        self.end(Signal::SIGTERM);
+        let namespaces = self.namespaces.lock().expect("no test panics with the lock");
+        let left = leftovers::find(&self.dir, &config::state(&self.dir), &namespaces, &self.before);
+        let log = self.log_tail(0);
+        leftovers::remove(&self.dir, &namespaces)?;
+        if !left.is_empty() {
+            bail!("left behind:\n  {}\n{log}", left.join("\n  "));
+        }
+        Ok(())
+    }
+
+    /// Stops it, lets `meanwhile` happen, and starts it again, as an upgrade of containerd on a node does; shims and
+    /// containers live on.
+    pub fn restart(&self, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.end(Signal::SIGTERM);
+        let happened = meanwhile();
+        self.launch()?;
+        happened
+    }
+
+    fn end(&self, signal: Signal) {
+        if let Some(process) = self.lock_process().take() {
+            // An error says that it is gone already.
+            let _ = kill(Pid::from_raw(process.pid), signal);
+            let _ = process.keeper.join();
+        }
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        if self.lock_process().is_some() {
+            self.end(Signal::SIGKILL);
+            let namespaces = self.namespaces.lock().map(|n| n.clone()).unwrap_or_default();
+            let _ = leftovers::remove(&self.dir, &namespaces);
+        }
+    }
+}
+
+/// Starts the process from a thread that lives as long as it does: the signal for a parent's death (which ends
+/// containerd when the test binary is killed) is sent when the *thread* that started it ends, prctl(2).
+fn spawn(version: Version, shim: &Path, dir: &Path) -> Result<Process> {
+    let bin = version.bin();
+    let shim_dir = shim.parent().context("a path of the shim with a directory")?;
+    let path = format!(
+        "{}:{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        shim_dir.display(),
+        bin.display()
+    );
+    let log = File::options().create(true).append(true).open(dir.join("log"))?;
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "setsid"]);
+    command.arg(bin.join("containerd"));
+    command.arg("--config").arg(dir.join("config.toml"));
+    command.env_clear().env("PATH", path);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let (sender, receiver) = mpsc::channel();
+    let keeper = thread::spawn(move || match command.spawn() {
+        Ok(mut child) => {
+            let _ = sender.send(Ok(child.id() as i32));
+            let _ = child.wait();
+        }
+        Err(error) => {
+            let _ = sender.send(Err(error));
+        }
+    });
+    let pid = receiver.recv()?.context("start setpriv of util-linux")?;
+    Ok(Process { pid, keeper })
+}

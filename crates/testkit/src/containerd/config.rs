@@ -1,0 +1,51 @@
+//! The configuration files of a private containerd.
+
+use super::Version;
+use anyhow::Result;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub(super) fn socket(dir: &Path) -> PathBuf {
+    dir.join("c.sock")
+}
+
+pub(super) fn state(dir: &Path) -> PathBuf {
+    dir.join("state")
+}
+
+/// Plugins that a task does not need, and that would reach outside the directory (NRI's socket, /opt, CNI) or cost time.
+const DISABLED: [&str; 11] = [
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.cri.v1.images",
+    "io.containerd.cri.v1.runtime",
+    "io.containerd.nri.v1.nri",
+    "io.containerd.internal.v1.opt",
+    "io.containerd.internal.v1.tracing",
+    "io.containerd.tracing.processor.v1.otlp",
+    "io.containerd.snapshotter.v1.blockfile",
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.zfs",
+];
+
+/// Writes containerd's own configuration and the operator file of the shim.
+pub(super) fn write(version: Version, dir: &Path) -> Result<()> {
+    let format = match version {
+        Version::V1_6 | Version::V1_7 => 2,
+        Version::V2_4 => 3,
+    };
+    let disabled: Vec<String> = DISABLED.iter().map(|id| format!("{id:?}")).collect();
+    let config = format!(
+        "version = {format}\nroot = {root:?}\nstate = {state:?}\ndisabled_plugins = [{disabled}]\n\
+         [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = {ttrpc:?}\n[debug]\nlevel = \"debug\"\n",
+        root = dir.join("root"),
+        state = state(dir),
+        disabled = disabled.join(", "),
+        socket = socket(dir),
+        ttrpc = dir.join("c.sock.ttrpc"),
+    );
+    fs::write(dir.join("config.toml"), config)?;
+    let operator = format!("[cache]\ndir = {:?}\n", dir.join("cache"));
+    fs::write(dir.join("operator.toml"), operator)?;
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! What the tests stand on: guests, image tars, a private containerd of each version, a client of its API, and a look
+//! at what processes and files are there. It is only ever a dev-dependency, and decides nothing about the product.
+//!
+//! A test binary (`harness = false`) hands its cases to [`Suite`], which runs each of them on each version of
+//! containerd in a [`Namespace`] of its own, and closes with a case per version that looks for leftovers.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod containerd;
+pub mod fifo;
+pub mod floors;
+pub mod guests;
+pub mod image;
+pub mod leftovers;
+pub mod namespace;
+pub mod process;
+pub mod run;
+pub mod spec;
+pub mod store;
+pub mod suite;
+pub mod task;
+pub mod wait;
+
+pub use containerd::{Containerd, Version};
+pub use image::Image;
+pub use namespace::Namespace;
+pub use suite::Suite;

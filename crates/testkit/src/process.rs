@@ -1,0 +1,109 @@
+//! What `/proc` says about processes.
+
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The pids of all processes.
+pub fn all() -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let name = |entry: fs::DirEntry| entry.file_name().to_str().and_then(|n| n.parse().ok());
+    entries.flatten().filter_map(name).collect()
+}
+
+/// Whether the process is there and not a zombie.
+pub fn exists(pid: i32) -> bool {
+    status(pid).is_ok_and(|status| !status["State"].starts_with('Z'))
+}
+
+/// The lines of `/proc/PID/status`, by their name.
+pub fn status(pid: i32) -> Result<BTreeMap<String, String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("read the status of process {pid}"))?;
+    let split = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        Some((name.to_owned(), value.trim().to_owned()))
+    };
+    Ok(text.lines().filter_map(split).collect())
+}
+
+/// The open files of a process: number and what the link says.
+pub fn files(pid: i32) -> Result<Vec<(i32, String)>> {
+    let folder = format!("/proc/{pid}/fd");
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("list {folder}"))? {
+        let entry = entry?;
+        // A descriptor may be closed while the folder is read.
+        if let Ok(target) = fs::read_link(entry.path()) {
+            let number = entry.file_name().to_string_lossy().parse()?;
+            files.push((number, target.to_string_lossy().into_owned()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// `/proc/PID/limits`: soft and hard limit by the kernel's name for it (`Max open files`).
+pub fn limits(pid: i32) -> Result<BTreeMap<String, (String, String)>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    // The columns have fixed widths: 25 for the name and 20 for each limit (fs/proc/base.c).
+    let split = |line: &str| {
+        let name = line.get(..26)?.trim().to_owned();
+        let mut values = line.get(26..)?.split_whitespace().map(str::to_owned);
+        Some((name, (values.next()?, values.next()?)))
+    };
+    Ok(text.lines().skip(1).filter_map(split).collect())
+}
+
+/// The parent.
+pub fn parent(pid: i32) -> Result<i32> {
+    Ok(status(pid)?["PPid"].parse()?)
+}
+
+/// The executable, while the process is there.
+pub fn executable(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
+/// Command line, words separated by blanks.
+pub fn command_line(pid: i32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ")
+}
+
+/// The processes that carry `text` in their command line, environment or working directory, this one excepted.
+pub fn mentioning(text: &str) -> Vec<i32> {
+    let own = std::process::id() as i32;
+    let mentions = |pid: &i32| {
+        let has = |file: &str| {
+            let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).replace('\0', " ").contains(text)
+        };
+        let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+        *pid != own && (has("cmdline") || has("environ") || cwd.to_string_lossy().contains(text))
+    };
+    let mut pids = all();
+    pids.retain(mentions);
+    pids
+}
+
+/// The process, its ancestors and so on up, as long as they run the executable: the last is the shim of a container's
+/// process.
+pub fn topmost_running(pid: i32, executable_path: &Path) -> Result<i32> {
+    let mut top = pid;
+    loop {
+        let above = parent(top)?;
+        if executable(above).as_deref() != Some(executable_path) {
+            return Ok(top);
+        }
+        top = above;
+    }
+}
+
+/// The threads of a process.
+pub fn threads(pid: i32) -> Result<usize> {
+    Ok(status(pid)?["Threads"].parse()?)
+}

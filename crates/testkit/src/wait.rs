@@ -1,0 +1,30 @@
+//! Waiting for something to become true, with a deadline. The only place of the tests that lets time pass.
+
+use anyhow::{Result, bail};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a test waits for what should happen at once on an idle machine; generous, because it may be loaded.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Looks until `look` gives a value; after [`PATIENCE`] fails and says what was waited for.
+pub fn until<T>(what: &str, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_within(PATIENCE, what, look)
+}
+
+/// As [`until`], with a deadline of its own.
+pub fn until_within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(value) = look()? {
+            return Ok(value);
+        }
+        if Instant::now() > deadline {
+            bail!("waited {} s in vain: {what}", patience.as_secs());
+        }
+        thread::sleep(PAUSE);
+    }
+}

@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Fetches the versions of containerd that the tests and the demo run against, once, into a cache outside the checkout.
+# Usage: test/containerd.sh [DIR [VERSION...]]
+#   DIR      the cache (default: ${XDG_CACHE_HOME:-$HOME/.cache}/containerd-shim-wasm)
+#   VERSION  1.6, 1.7 or 2.4 (default: these three), or system: what the machine's own distribution has
+# Each version ends up in DIR/containerd-VERSION/bin, complete or not at all.
+# 1.6 and 1.7 are Debian bookworm's and trixie's packages, unpacked; where the machine has no Debian mirror in its apt
+# sources (Ubuntu), and for 2.4 everywhere, they are built with Go from the module proxy.
+# CONTAINERD_FROM=go builds all of them with Go.
+set -euo pipefail
+
+cache=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/containerd-shim-wasm}
+[ $# -gt 0 ] && shift
+[ $# -gt 0 ] || set -- 1.6 1.7 2.4
+
+# The releases that are built with Go.
+declare -A release=([1.6]=v1.6.38 [1.7]=v1.7.27 [2.4]=v2.4.2)
+declare -A suite=([1.6]=bookworm [1.7]=trixie)
+
+say() { echo "containerd.sh: $*"; }
+fail() {
+	echo "containerd.sh: $*" >&2
+	exit 1
+}
+
+# The Debian mirror of this machine's own apt sources, in either of the two formats.
+debian_mirror() {
+	{
+		cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | sed -n 's/^deb  *\(\[[^]]*\]\)\{0,1\} *\([^ ]*\) .*/\2/p'
+		cat /etc/apt/sources.list.d/*.sources 2>/dev/null | sed -n 's/^URIs: *\([^ ]*\).*/\1/p'
+	} | grep -E '/debian/?$' | head -n 1
+}
+
+# Downloads a package of another suite with an apt of its own, so that the machine's sources stay as they are.
+debian_package() { # SUITE DIR
+	local apt=$2/apt
+	mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/parts"
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(debian_mirror) $1 main" >"$apt/sources.list"
+	: >"$apt/status"
+	# An unpacked directory below the cache cannot be read by apt's own user: download as root.
+	local options=(-o "Dir::State=$apt/state" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt/cache"
+		-o "Dir::Etc::sourcelist=$apt/sources.list" -o "Dir::Etc::sourceparts=$apt/parts" -o APT::Sandbox::User=root)
+	apt-get -q "${options[@]}" update
+	(cd "$2" && apt-get -q "${options[@]}" download containerd)
+	dpkg-deb -x "$2"/containerd_*.deb "$2/root"
+	mv "$2/root/usr/bin" "$2/bin"
+	rm -rf "$apt" "$2/root" "$2"/containerd_*.deb
+}
+
+# The package of the machine's own sources, unpacked and not installed.
+system_package() { # DIR
+	(cd "$1" && apt-get -q -o APT::Sandbox::User=root download containerd) ||
+		(apt-get -q update && cd "$1" && apt-get -q -o APT::Sandbox::User=root download containerd)
+	dpkg-deb -x "$1"/containerd_*.deb "$1/root"
+	mv "$1/root/usr/bin" "$1/bin"
+	rm -rf "$1/root" "$1"/containerd_*.deb
+}
+
+need_go() {
+	command -v go >/dev/null || fail "go is missing: install Go 1.25 or newer to build containerd $1"
+}
+
+# containerd 1.x has `replace` lines in its go.mod, which `go install` refuses: build in a copy of the module.
+go_build_module() { # VERSION DIR
+	need_go "$1"
+	local module
+	module=$(cd "$2" && go mod download -json "github.com/containerd/containerd@${release[$1]}" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
+	[ -d "$module" ] || fail "the module proxy has no containerd ${release[$1]}"
+	cp -r "$module" "$2/src"
+	chmod -R u+w "$2/src"
+	local stamp="-X github.com/containerd/containerd/version.Version=${release[$1]}"
+	(cd "$2/src" && CGO_ENABLED=0 go build -trimpath -tags no_btrfs,no_devmapper,no_zfs -ldflags "-s -w $stamp" -o "$2/bin/" \
+		./cmd/containerd ./cmd/ctr ./cmd/containerd-shim-runc-v2)
+	rm -rf "$2/src"
+}
+
+go_install() { # VERSION DIR
+	need_go "$1"
+	local stamp="-X github.com/containerd/containerd/v2/version.Version=${release[$1]}"
+	mkdir -p "$2/bin"
+	GOBIN=$2/bin CGO_ENABLED=0 go install -trimpath -tags no_btrfs,no_devmapper,no_zfs -ldflags "-s -w $stamp" \
+		"github.com/containerd/containerd/v2/cmd/containerd@${release[$1]}" \
+		"github.com/containerd/containerd/v2/cmd/ctr@${release[$1]}" \
+		"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@${release[$1]}"
+}
+
+mkdir -p "$cache"
+exec 9>"$cache/containerd.lock"
+flock 9
+for version in "$@"; do
+	target=$cache/containerd-$version
+	if [ -x "$target/bin/containerd" ] && [ -x "$target/bin/ctr" ] && [ -x "$target/bin/containerd-shim-runc-v2" ]; then
+		say "$version is in $target"
+		continue
+	fi
+	[ "$version" = system ] || [ -n "${release[$version]:-}" ] || fail "unknown version $version: expected system or one of ${!release[*]}"
+	work=$(mktemp -d "$cache/.containerd-$version.XXXXXX")
+	trap 'rm -rf "$work"' EXIT
+	if [ "$version" = system ]; then
+		say "fetching this distribution's package"
+		system_package "$work"
+	elif [ "$version" = 2.4 ]; then
+		say "building $version (${release[$version]}) with Go"
+		go_install "$version" "$work"
+	elif [ "${CONTAINERD_FROM:-}" != go ] && [ -n "$(debian_mirror)" ]; then
+		say "fetching $version from Debian ${suite[$version]}"
+		debian_package "${suite[$version]}" "$work"
+	else
+		say "building $version (${release[$version]}) with Go"
+		go_build_module "$version" "$work"
+	fi
+	"$work/bin/containerd" --version
+	chmod 755 "$work"
+	rm -rf "$target"
+	mv "$work" "$target"
+	trap - EXIT
+	say "$version is in $target"
+done

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Installs what building, testing and the demo need beyond the Rust toolchain, on Debian 12 and Ubuntu.
+# Usage: test/deps.sh build|demo|test   (each includes those before it; default: test)
+# Idempotent; installs only what is absent.
+set -euo pipefail
+
+build=(gcc libc6-dev make protobuf-compiler file binutils bsdextrautils)
+demo=(clang lld wasi-libc util-linux)
+tests=(busybox-static runc)
+
+set=${1:-test}
+case $set in
+build) wanted=("${build[@]}") ;;
+demo) wanted=("${build[@]}" "${demo[@]}") ;;
+test) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}") ;;
+*)
+	echo "deps.sh: unknown set '$set': expected build, demo or test" >&2
+	exit 2
+	;;
+esac
+
+if ! command -v cargo >/dev/null; then
+	echo "deps.sh: cargo is missing: install the Rust toolchain with rustup (rust-toolchain.toml names the version)" >&2
+	exit 1
+fi
+if ! command -v apt-get >/dev/null; then
+	echo "deps.sh: this is neither Debian nor Ubuntu: install by hand the equivalents of: ${wanted[*]}" >&2
+	exit 1
+fi
+
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+# The compiler's runtime library for wasm32 is a package of each clang version: libclang-rt-14-dev-wasm32.
+wasm_runtime() {
+	apt-cache depends clang | sed -n 's/^ *Depends: clang-\([0-9][0-9]*\)$/libclang-rt-\1-dev-wasm32/p' | head -n 1
+}
+
+missing=()
+for package in "${wanted[@]}"; do
+	installed "$package" || missing+=("$package")
+done
+if [ "$set" != build ]; then
+	runtime=$(wasm_runtime)
+	if [ -z "$runtime" ]; then
+		apt-get update -q
+		runtime=$(wasm_runtime)
+	fi
+	[ -z "$runtime" ] || installed "$runtime" || missing+=("$runtime")
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+	if [ "$(id -u)" != 0 ]; then
+		echo "deps.sh: missing packages: run as root: apt-get install -y --no-install-recommends ${missing[*]}" >&2
+		exit 1
+	fi
+	echo "deps.sh: installing ${missing[*]}"
+	apt-get update -q
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+fi
+
+if [ "$set" = test ] && ! command -v go >/dev/null; then
+	echo "deps.sh: go is missing: install Go 1.25 or newer (it builds containerd 2.4 and the Go guest)" >&2
+	exit 1
+fi
