@@ -1,10 +1,7 @@
-# `make` shows what there is. Every target builds with the same profile and flags, so that they share their artifacts.
+# `make` shows what there is. Every target builds the whole workspace in one profile, so that they share their artifacts;
+# .cargo/config.toml has the flags.
 
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
-# Static and not relocatable: one binary for every node, and no relocations that would dirty pages in each process.
-export CARGO_BUILD_TARGET := $(HOST)
-export CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static
-
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release
 SHIM := $(TARGET_DIR)/containerd-shim-wasm-v1
 PREFIX ?= /usr/local
@@ -17,7 +14,7 @@ help: ## Show this list
 
 build: ## Build the static release binary and check that it is static
 	@test/deps.sh build
-	cargo build --release --locked -p shim
+	cargo build --release --locked --workspace --bins
 	@file $(SHIM) | grep -q 'statically linked' || { file $(SHIM); echo "$(SHIM) is not static" >&2; exit 1; }
 	@if readelf -lW $(SHIM) | grep -q INTERP; then echo "$(SHIM) asks for a dynamic loader" >&2; exit 1; fi
 	@echo "built $(SHIM): $$(file -b $(SHIM) | cut -d, -f1-4), $$(stat -c %s $(SHIM)) bytes"

@@ -69,7 +69,8 @@ until ctr version >/dev/null 2>&1; do
 done
 
 echo "== building images from images/hello and images/notes"
-tar() { cargo run --quiet --release --locked -p testkit --bin image-tar -- "$@"; }
+# Built with the shim, in the same place.
+tar() { "$(dirname "$shim")/image-tar" "$@"; }
 clang --target=wasm32-wasi -O2 -o "$dir/notes.wasm" images/notes/notes.c
 tar --name example.local/hello:1 images/hello/hello.wat "$dir/hello.tar"
 tar --name example.local/notes:1 "$dir/notes.wasm" "$dir/notes.tar"

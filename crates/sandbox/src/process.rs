@@ -127,10 +127,11 @@ pub fn daemonize(listener: OwnedFd, body: impl FnOnce(OwnedFd)) -> io::Result<u3
 
 fn detach(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    let null = null.as_fd();
+    // Never dropped: laying out closes it, and its number may be one that the layout gives to another.
+    let null = std::mem::ManuallyDrop::new(null);
     setsid()?;
     // The listener takes the place that a child's channel has.
-    let layout = Descriptors { stdio: [null; 3], rest: Vec::new() };
+    let layout = Descriptors { stdio: [null.as_fd(); 3], rest: Vec::new() };
     lay_out(&layout, listener)?;
     Ok(syscall::own(CHANNEL))
 }

@@ -27,6 +27,7 @@ const COMMON: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_fstat,
+    libc::SYS_fsync,
     libc::SYS_futex,
     libc::SYS_getpid,
     libc::SYS_getrandom,
@@ -67,7 +68,6 @@ const CONTAINER: &[i64] = &[
     libc::SYS_fallocate,
     libc::SYS_fcntl,
     libc::SYS_fdatasync,
-    libc::SYS_fsync,
     libc::SYS_ftruncate,
     libc::SYS_getdents64,
     libc::SYS_linkat,
@@ -102,14 +102,8 @@ const CONTAINER_ARCH: &[i64] =
 const CONTAINER_ARCH: &[i64] = &[];
 
 /// The compiler's threads and its lock. It opens nothing: its input and output were opened for it.
-const COMPILER: &[i64] = &[
-    libc::SYS_fcntl,
-    libc::SYS_flock,
-    libc::SYS_ftruncate,
-    libc::SYS_recvfrom,
-    libc::SYS_sendto,
-    libc::SYS_statx,
-];
+const COMPILER: &[i64] =
+    &[libc::SYS_fcntl, libc::SYS_flock, libc::SYS_ftruncate, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_statx];
 
 /// The filters of a container process, in the order to install them. What they do not list fails with EPERM, and so
 /// does making memory executable: the guest's code is mapped before.

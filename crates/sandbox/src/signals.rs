@@ -42,8 +42,9 @@ pub fn install(wake: impl Fn() + Send + Sync + 'static) -> io::Result<OwnedFd> {
     // The handler may run until the process ends, so the write end is never closed.
     let _ = write.into_raw_fd();
     let _ = WAKE.set(Box::new(wake));
-    // On the alternate stack: a guest's own stack may have no room left.
-    let flags = SaFlags::SA_RESTART | SaFlags::SA_ONSTACK;
+    // On the alternate stack: a guest's own stack may have no room left. Without SA_RESTART: a host call that blocks is
+    // to return, so that the guest's next epoch check is reached.
+    let flags = SaFlags::SA_ONSTACK;
     let action = SigAction::new(SigHandler::Handler(on_signal), flags, SigSet::empty());
     for signal in ENDING {
         // SAFETY: the handler only reads atomics, writes to a pipe and calls a function that is signal-safe by

@@ -2,10 +2,10 @@
 //! The order create, start, exit, delete is the callers' to keep: they queue in it.
 
 use containerd_shim_protos::api::ForwardRequest;
-use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskOOM, TaskStart};
 use containerd_shim_protos::protobuf::MessageFull;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
 use containerd_shim_protos::topics;
 use protobuf::MessageField;

@@ -28,7 +28,7 @@ pub struct Namespace {
 impl Namespace {
     pub(crate) fn new(containerd: Arc<Containerd>, name: String) -> Self {
         let log_start = containerd.log().len();
-        Namespace { containerd, name, log_start, made: AtomicUsize::new(0) }
+        Namespace { containerd, name, log_start, made: AtomicUsize::new(0), imported: Mutex::default() }
     }
 
     /// The containerd it belongs to.

@@ -1,1 +1,39 @@
-fn main(){}
+//! The Task API against real containerds: an image goes in, and what a user, a client and the node see comes out.
+//! Each row of the promises has a case; each case runs on each version.
+
+mod cache;
+mod confinement;
+mod files;
+mod group;
+mod images;
+mod leftovers;
+mod lifecycle;
+mod memory;
+mod output;
+mod refusals;
+mod signals;
+
+use std::process::ExitCode;
+use testkit::{Suite, Version, cases};
+
+fn main() -> ExitCode {
+    let current = [Version::V1_7, Version::V2_4];
+    let every = [Version::V1_6, Version::V1_7, Version::V2_4];
+    Suite::new(env!("CARGO_BIN_EXE_containerd-shim-wasm-v1"))
+        .on(&every, cases![output::hello_from_a_file, output::exit_codes, signals::kill_while_running])
+        .on(&current, output::CASES)
+        .on(&current, images::CASES)
+        .on(&current, files::CASES)
+        .on(&current, memory::CASES)
+        .on(&current, signals::CASES)
+        .on(&current, lifecycle::CASES)
+        .on(&current, group::CASES)
+        .on(&current, confinement::CASES)
+        .on(&current, cache::CASES)
+        .on(&current, refusals::CASES)
+        .on(&current, leftovers::CASES)
+        .run()
+}
+
+/// A list of cases of a module.
+type Cases = &'static [(&'static str, testkit::suite::Case)];

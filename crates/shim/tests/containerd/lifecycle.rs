@@ -1,0 +1,142 @@
+//! Create, start, state, wait, delete: the order of events, several clients, calls out of order, calls not built.
+
+use crate::Cases;
+use crate::output::image_of;
+use anyhow::{Result, ensure};
+use containerd_client::services::v1 as services;
+use std::thread;
+use testkit::api::Event;
+use testkit::{Namespace, cases, process};
+
+pub(crate) const CASES: Cases = cases![
+    lifecycle::events_come_in_order,
+    lifecycle::states_follow_each_other,
+    lifecycle::two_clients_wait,
+    lifecycle::a_second_create_is_refused,
+    lifecycle::a_second_start_is_refused,
+    lifecycle::a_running_task_is_not_deleted,
+    lifecycle::stdin_ends_with_close_io,
+    lifecycle::calls_not_built_say_so,
+];
+
+fn events_come_in_order(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_exit.c")?;
+    let events = node.api()?.events()?;
+    let task = node.task(&image).args(["/app.wasm", "7"]).create()?;
+    let (id, pid) = (task.id.clone(), task.pid.unsigned_abs());
+    task.start()?;
+    task.finish()?;
+    let event = |what: &str, code| Event { id: id.clone(), what: what.to_owned(), code, pid };
+    let expected = [event("create", 0), event("start", 0), event("exit", 7), event("delete", 7)];
+    let heard = events.until(&id, "delete")?;
+    ensure!(heard == expected, "{heard:?}");
+    Ok(())
+}
+
+fn states_follow_each_other(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_sleep.wat")?;
+    let task = node.task(&image).create()?;
+    let state = task.api.state(&task.id)?;
+    ensure!(state.status == "CREATED" && state.pid == task.pid, "{state:?}");
+    ensure!(task.api.pids(&task.id)? == [task.pid], "pids of a created task");
+    ensure!(process::exists(task.pid), "no process {}", task.pid);
+    ensure!(task.stdio.stdout.text().is_empty(), "the guest ran before start");
+    task.start_until("sleeping\n")?;
+    let state = task.api.state(&task.id)?;
+    ensure!(state.status == "RUNNING" && state.pid == task.pid, "{state:?}");
+    ensure!(task.api.pids(&task.id)? == [task.pid], "pids of a running task");
+    task.kill(9)?;
+    task.wait()?;
+    let state = task.api.until_status(&task.id, "STOPPED")?;
+    ensure!(state.code == 137, "{state:?}");
+    ensure!(!process::exists(task.pid), "process {} is there", task.pid);
+    task.remove()
+}
+
+fn two_clients_wait(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_exit.c")?;
+    let task = node.task(&image).args(["/app.wasm", "7"]).create()?;
+    let ends = thread::scope(|scope| {
+        let waiters = [(); 2].map(|()| scope.spawn(|| -> Result<_> { Ok(node.api()?.wait(&task.id)?) }));
+        let started = task.start();
+        let ends: Vec<_> = waiters.into_iter().map(|waiter| waiter.join().expect("it returns errors")).collect();
+        started.map(|()| ends)
+    })?;
+    for end in ends {
+        let end = end?;
+        ensure!(end.code == 7 && end.at_s > 0, "{end:?}");
+    }
+    // And one who comes late.
+    ensure!(task.wait()?.code == 7, "a late wait differs");
+    task.finish()?;
+    Ok(())
+}
+
+fn a_second_create_is_refused(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_sleep.wat")?;
+    let task = node.task(&image).create()?;
+    let again = task.api.create_task(&task.id, None).expect_err("the id is taken");
+    ensure!(again.message().contains("already exists"), "{again}");
+    task.start_until("sleeping\n")?;
+    let again = task.api.create_task(&task.id, None).expect_err("the id is taken");
+    ensure!(again.message().contains("already exists"), "{again}");
+    ensure!(task.api.state(&task.id)?.status == "RUNNING", "the first one is gone");
+    task.remove()
+}
+
+fn a_second_start_is_refused(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_sleep.wat")?;
+    let task = node.task(&image).create()?;
+    task.start_until("sleeping\n")?;
+    let again = task.api.start(&task.id).expect_err("it runs");
+    ensure!(again.message().contains(&format!("container {} is running", task.id)), "{again}");
+    task.remove()
+}
+
+fn a_running_task_is_not_deleted(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_sleep.wat")?;
+    let task = node.task(&image).create()?;
+    task.start_until("sleeping\n")?;
+    let refused = task.api.delete_task(&task.id).expect_err("it runs");
+    ensure!(refused.message().contains("running"), "{refused}");
+    ensure!(task.api.state(&task.id)?.status == "RUNNING", "it was deleted");
+    task.remove()
+}
+
+fn stdin_ends_with_close_io(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_cat.c")?;
+    let task = node.task(&image).stdin().create()?;
+    let mut input = task.stdio.write_end()?;
+    task.start()?;
+    std::io::Write::write_all(&mut input, b"typed")?;
+    drop(input);
+    // The writer is gone, yet a client may come back: the guest waits.
+    task.stdio.stdout.wait_for("typed")?;
+    ensure!(task.api.state(&task.id)?.status == "RUNNING", "the guest saw the end before CloseIO");
+    task.api.close_stdin(&task.id)?;
+    let end = task.finish()?;
+    ensure!(end.code == 0 && end.stderr == "end of input after 5 bytes\n", "{end:?}");
+    Ok(())
+}
+
+fn calls_not_built_say_so(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_sleep.wat")?;
+    let task = node.task(&image).create()?;
+    task.start_until("sleeping\n")?;
+    let api = &task.api;
+    let id = || task.id.clone();
+    let pause = services::PauseTaskRequest { container_id: id() };
+    let update = services::UpdateTaskRequest { container_id: id(), ..Default::default() };
+    let exec = services::ExecProcessRequest { container_id: id(), exec_id: "e".to_owned(), ..Default::default() };
+    let answers = [
+        ("pause", api.tasks(async |mut tasks, api| tasks.pause(api.request(pause)).await).err()),
+        ("update", api.tasks(async |mut tasks, api| tasks.update(api.request(update)).await).err()),
+        ("exec", api.tasks(async |mut tasks, api| tasks.exec(api.request(exec)).await).err()),
+    ];
+    for (call, answer) in answers {
+        let text = format!("{answer:?}");
+        ensure!(text.contains(&format!("{call} is not built yet")), "{call}: {text}");
+    }
+    ensure!(task.api.state(&task.id)?.status == "RUNNING", "it was harmed");
+    task.remove()
+}

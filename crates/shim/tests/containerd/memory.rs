@@ -1,0 +1,88 @@
+//! Out of memory: refused by the guest's limit, or killed by the kernel.
+
+use crate::Cases;
+use crate::output::{component_image_of, image_of};
+use anyhow::{Result, ensure};
+use serde_json::json;
+use std::fs;
+use testkit::task::Finished;
+use testkit::{Image, Namespace, cases};
+
+pub(crate) const CASES: Cases = cases![
+    memory::a_refused_growth_and_a_trap_are_out_of_memory,
+    memory::a_refused_growth_and_a_failure_are_out_of_memory,
+    memory::a_refused_growth_that_is_coped_with_is_none,
+    memory::the_kernel_kills_at_the_cgroup_limit,
+    memory::the_annotation_limits_below_the_cgroup,
+];
+
+const MI: u64 = 1 << 20;
+
+/// Runs a guest in a cgroup of this size; gives its end, the kinds of its events, its termination message.
+fn run(node: &Namespace, image: &Image, words: &[&str], limit: u64) -> Result<(Finished, Vec<String>, String)> {
+    let file = node.directory("t")?.join("termination-log");
+    fs::write(&file, "")?;
+    let draft = node.task(image).args(words).bind(&file, "/dev/termination-log", &["rbind", "rw"]);
+    let draft = draft.spec(|spec| spec["linux"]["resources"] = json!({ "memory": { "limit": limit } }));
+    let events = node.api()?.events()?;
+    let task = draft.create()?;
+    task.start()?;
+    let id = task.id.clone();
+    let end = task.finish()?;
+    let kinds = events.until(&id, "delete")?.into_iter().map(|event| event.what).collect();
+    Ok((end, kinds, fs::read_to_string(&file)?))
+}
+
+fn a_refused_growth_and_a_trap_are_out_of_memory(node: &Namespace) -> Result<()> {
+    for image in [image_of(node, "p1_grow.c")?, component_image_of(node, "p1_grow.c")?] {
+        let (end, events, message) = run(node, &image, &["/app.wasm", "trap"], 64 * MI)?;
+        ensure!(end.code == 137, "{end:?}");
+        ensure!(events == ["create", "start", "oom", "exit", "delete"], "{events:?}");
+        for place in [&end.stderr, &message] {
+            ensure!(place.starts_with("memory limit 60Mi reached: raise limits.memory\n"), "{place}");
+            ensure!(place.contains("unreachable"), "{place}");
+        }
+    }
+    Ok(())
+}
+
+fn a_refused_growth_and_a_failure_are_out_of_memory(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_grow.c")?;
+    let (end, events, message) = run(node, &image, &["/app.wasm", "exit", "3"], 64 * MI)?;
+    ensure!(end.code == 137 && end.stdout.starts_with("refused at "), "{end:?}");
+    ensure!(events == ["create", "start", "oom", "exit", "delete"], "{events:?}");
+    ensure!(message.starts_with("memory limit 60Mi reached"), "{message}");
+    Ok(())
+}
+
+fn a_refused_growth_that_is_coped_with_is_none(node: &Namespace) -> Result<()> {
+    for image in [image_of(node, "p1_grow.c")?, component_image_of(node, "p1_grow.c")?] {
+        let (end, events, message) = run(node, &image, &["/app.wasm", "exit", "0"], 64 * MI)?;
+        ensure!(end.code == 0 && end.stderr.is_empty() && message.is_empty(), "{end:?} {message}");
+        ensure!(events == ["create", "start", "exit", "delete"], "{events:?}");
+    }
+    let log = node.log();
+    let refusals = log.lines().filter(|line| line.contains("growth of the guest's memory was refused")).count();
+    ensure!(refusals == 2, "{refusals} lines about a refusal in two containers");
+    Ok(())
+}
+
+/// Pages of a tmpfs are charged to the cgroup, and no limit of the guest's own memory sees them.
+fn the_kernel_kills_at_the_cgroup_limit(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_file.c")?;
+    let (end, events, message) = run(node, &image, &["/app.wasm", "fill", "/run/big", "40"], 24 * MI)?;
+    ensure!(end.code == 137, "{end:?}");
+    ensure!(events == ["create", "start", "oom", "exit", "delete"], "{events:?}");
+    for place in [&end.stderr, &message] {
+        ensure!(place.contains("memory limit 24Mi reached: raise limits.memory"), "{place}");
+    }
+    Ok(())
+}
+
+fn the_annotation_limits_below_the_cgroup(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_grow.c")?;
+    let run = node.run(&image).annotation("io.containerd.wasm.v1/limits.memory", "32Mi");
+    let output = run.args(["/app.wasm", "exit", "0"]).expect(0)?;
+    ensure!(output.text() == "refused at 32 MiB\n" || output.text() == "refused at 31 MiB\n", "{output}");
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! What a guest is told and what it says: arguments, environment, stdio, exit codes, traps.
+
+use crate::Cases;
+use anyhow::{Result, ensure};
+use std::fs;
+use testkit::{Image, Namespace, cases, guests};
+
+pub(crate) const CASES: Cases = cases![
+    output::hello_from_a_component,
+    output::arguments_and_environment,
+    output::clocks_and_random_bytes,
+    output::stdin_is_piped_through,
+    output::a_guest_without_stdin_sees_its_end,
+    output::ten_megabytes_arrive_unchanged,
+    output::stdout_and_stderr_are_apart,
+    output::a_go_program,
+    output::an_export_after_initialize,
+    output::a_trap_is_explained,
+];
+
+/// The image with this guest as `/app.wasm`, imported.
+pub(crate) fn image_of(node: &Namespace, guest: &str) -> Result<Image> {
+    let image = Image::with_file(&format!("test.local/{}:1", node.fresh("i")), &guests::module(guest)?);
+    node.import(&image)?;
+    Ok(image)
+}
+
+/// As [`image_of`], as a component.
+pub(crate) fn component_image_of(node: &Namespace, guest: &str) -> Result<Image> {
+    let image = Image::with_file(&format!("test.local/{}:1", node.fresh("i")), &guests::component(guest)?);
+    node.import(&image)?;
+    Ok(image)
+}
+
+pub(crate) fn hello_from_a_file(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_hello.wat")?;
+    let output = node.run(&image).expect(0)?;
+    ensure!(output.text() == "hello from wasm\n" && output.errors().is_empty(), "{output}");
+    Ok(())
+}
+
+fn hello_from_a_component(node: &Namespace) -> Result<()> {
+    let image = component_image_of(node, "p1_hello.wat")?;
+    let output = node.run(&image).expect(0)?;
+    ensure!(output.text() == "hello from wasm\n" && output.errors().is_empty(), "{output}");
+    Ok(())
+}
+
+fn arguments_and_environment(node: &Namespace) -> Result<()> {
+    let image = Image::with_file("test.local/show:1", &guests::module("p1_show.c")?).env("FROM_IMAGE=yes");
+    node.import(&image)?;
+    let output = node.run(&image).args(["/app.wasm", "one", "", "two words", "ünï"]).env("WHO=user").expect(0)?;
+    let text = output.text();
+    let wanted = [
+        "arg 0 [/app.wasm]",
+        "arg 1 [one]",
+        "arg 2 []",
+        "arg 3 [two words]",
+        "arg 4 [ünï]",
+        "env [FROM_IMAGE=yes]",
+        "env [WHO=user]",
+        "env [PWD=/]",
+    ];
+    for line in wanted {
+        ensure!(text.lines().any(|has| has == line), "{line}: {output}");
+    }
+    Ok(())
+}
+
+fn clocks_and_random_bytes(node: &Namespace) -> Result<()> {
+    let images = [image_of(node, "p1_clock.c")?, component_image_of(node, "p1_clock.c")?];
+    let mut draws = Vec::new();
+    for image in &images {
+        let before = now_s();
+        let output = node.run(image).expect(0)?;
+        let text = output.text();
+        let value = |name: &str| text.lines().filter_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        let wall: u64 = value("wall ").next().unwrap_or_default().parse()?;
+        ensure!((before..=now_s()).contains(&wall), "{output}");
+        ensure!(text.contains("monotonic forward"), "{output}");
+        draws.extend(value("random "));
+    }
+    draws.sort();
+    draws.dedup();
+    ensure!(draws.len() == 4, "two draws of two containers, all different: {draws:?}");
+    Ok(())
+}
+
+fn now_s() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
+
+fn stdin_is_piped_through(node: &Namespace) -> Result<()> {
+    let text = "first line\nsecond line without an end";
+    for image in [image_of(node, "p1_cat.c")?, component_image_of(node, "p1_cat.c")?] {
+        let output = node.run(&image).stdin(text.as_bytes()).expect(0)?;
+        ensure!(output.text() == text, "{output}");
+        ensure!(output.errors() == format!("end of input after {} bytes\n", text.len()), "{output}");
+    }
+    Ok(())
+}
+
+fn a_guest_without_stdin_sees_its_end(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_cat.c")?;
+    let task = node.task(&image).create()?;
+    task.start()?;
+    let end = task.finish()?;
+    ensure!(end.code == 0 && end.stderr == "end of input after 0 bytes\n", "{end:?}");
+    Ok(())
+}
+
+fn ten_megabytes_arrive_unchanged(node: &Namespace) -> Result<()> {
+    const BYTES: usize = 10_000_000;
+    let mut x = 1u32;
+    let expected: Vec<u8> = (0..BYTES)
+        .map(|_| {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            x.to_be_bytes()[0]
+        })
+        .collect();
+    for image in [image_of(node, "p1_pattern.c")?, component_image_of(node, "p1_pattern.c")?] {
+        let output = node.run(&image).args(["/app.wasm", &BYTES.to_string()]).expect(0)?;
+        ensure!(output.stdout.len() == BYTES, "{} bytes", output.stdout.len());
+        let first = output.stdout.iter().zip(&expected).position(|(has, wants)| has != wants);
+        ensure!(first.is_none(), "byte {first:?} differs");
+    }
+    Ok(())
+}
+
+fn stdout_and_stderr_are_apart(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_stderr.wat")?;
+    let output = node.run(&image).expect(0)?;
+    ensure!(output.text() == "to stdout\n" && output.errors() == "to stderr\n", "{output}");
+    Ok(())
+}
+
+pub(crate) fn exit_codes(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_exit.c")?;
+    for code in [0, 7, 255] {
+        let words = ["/app.wasm".to_owned(), code.to_string()];
+        let output = node.run(&image).args(words).expect(code)?;
+        ensure!(output.text() == format!("leaving with {code}\n") && output.errors().is_empty(), "{output}");
+    }
+    Ok(())
+}
+
+fn a_go_program(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_tool.go")?;
+    let volume = node.directory("v")?;
+    fs::write(volume.join("note.txt"), "a note")?;
+    let run = node.run(&image).bind(&volume, "/data", "rbind:ro").env("WHO=go");
+    let output = run.args(["/app.wasm", "/data/note.txt", "7"]).expect(7)?;
+    ensure!(output.text() == "args /data/note.txt,7\nwho go\nfile a note\n", "{output}");
+    ensure!(output.errors() == "go to stderr\n", "{output}");
+    Ok(())
+}
+
+fn an_export_after_initialize(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_reactor.wat")?;
+    let output = node.run(&image).args(["/app.wasm#greet"]).expect(0)?;
+    ensure!(output.text() == "greeted after initialization\n", "{output}");
+    let output = node.run(&image).annotation("io.containerd.wasm.v1/invoke", "greet").expect(0)?;
+    ensure!(output.text() == "greeted after initialization\n", "{output}");
+    node.run(&image).args(["/app.wasm#depart"]).refused(&["depart", "greet"])
+}
+
+/// In all three places: the container's stderr, its termination file, the log.
+fn a_trap_is_explained(node: &Namespace) -> Result<()> {
+    for image in [image_of(node, "p1_trap.wat")?, component_image_of(node, "p1_trap.wat")?] {
+        let file = node.directory("t")?.join("termination-log");
+        fs::write(&file, "")?;
+        let run = node.run(&image).bind(&file, "/dev/termination-log", "rbind:rw");
+        let output =
+            run.annotation("io.kubernetes.container.terminationMessagePath", "/dev/termination-log").expect(134)?;
+        ensure!(output.text() == "before the trap\n", "{output}");
+        let message = fs::read_to_string(&file)?;
+        for place in [output.errors(), message, node.log()] {
+            for part in ["unreachable", "deepest_of_all", "open_ledger", "serve_customer"] {
+                ensure!(place.contains(part), "{part} is not in: {place}");
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! Bad input: Create fails with one line that names the thing and the remedy, and nothing is left behind.
+
+use crate::Cases;
+use crate::output::image_of;
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use std::fs;
+use testkit::guests::{self, Work};
+use testkit::image::Rootfs;
+use testkit::task::Draft;
+use testkit::{Image, Namespace, cases};
+
+pub(crate) const CASES: Cases = cases![
+    refusals::annotations,
+    refusals::operator_files,
+    refusals::images_without_wasm,
+    refusals::broken_wasm,
+    refusals::precompiled_code,
+    refusals::what_is_not_built_yet,
+    refusals::broken_specs,
+    refusals::mounts,
+    refusals::the_reason_is_told_in_three_places,
+];
+
+const PREFIX: &str = "io.containerd.wasm.v1/";
+
+fn annotations(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_hello.wat")?;
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("limits.memry", "64Mi", &["unknown key limits.memry", "known keys are limits.memory"]),
+        ("limits.memory", "64 Mi", &["bad value \"64 Mi\"", "limits.memory", "expected"]),
+        ("limits.memory", "-1", &["bad value \"-1\"", "expected"]),
+        ("limits.memory", "2Gi", &["limits.memory = 2Gi is above the maximum 1Gi", "raise it in [maxima]"]),
+        ("rootfs", "write", &["bad value \"write\" of rootfs", "rw"]),
+        ("limits.fuel", "1000", &["limits.fuel is not built yet: remove it"]),
+        ("http.listen", "[::]:80", &["http.listen is not built yet: remove it"]),
+        ("other_limits.memory", "lots", &["bad value \"lots\""]),
+    ];
+    let cache = node.containerd().cache();
+    let operator = format!("[maxima]\n\"limits.memory\" = \"1Gi\"\n[cache]\ndir = {:?}\n", cache.display().to_string());
+    let operator = node.operator_file(&operator)?;
+    for (key, value, parts) in cases {
+        let name = format!("{PREFIX}{key}");
+        let named = format!("annotation {name}");
+        let parts: Vec<&str> = [named.as_str()].into_iter().chain(parts.iter().copied()).collect();
+        node.run(&image).operator_file(&operator).annotation(&name, value).refused(&parts)?;
+    }
+    node.until_nothing_remains()
+}
+
+fn operator_files(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_hello.wat")?;
+    let cases: &[(&str, &[&str])] = &[
+        ("[defaults\n", &["is not valid toml", "line 1"]),
+        ("[default]\n", &["unknown table default", "known tables are [defaults], [maxima], [cache]"]),
+        ("[defaults]\n\"limits.memroy\" = \"1Mi\"\n", &["[defaults]", "unknown key limits.memroy"]),
+        ("[cache]\nsize = \"big\"\n", &["bad value", "size in [cache]", "expected"]),
+        ("[cache]\npath = \"/x\"\n", &["unknown key path in [cache]", "dir, size"]),
+    ];
+    for (text, parts) in cases {
+        let file = node.operator_file(text)?;
+        let name = format!("operator file {}", file.display());
+        let parts: Vec<&str> = [name.as_str()].into_iter().chain(parts.iter().copied()).collect();
+        node.run(&image).operator_file(&file).refused(&parts)?;
+    }
+    let absent = node.directory("absent")?.join("config.toml");
+    let name = format!("read operator file {}", absent.display());
+    node.run(&image).operator_file(&absent).refused(&[&name, "No such file"])?;
+    node.until_nothing_remains()
+}
+
+fn refused_image(node: &Namespace, image: &Image, parts: &[&str]) -> Result<()> {
+    node.import(image)?;
+    node.task(image).refused(parts).with_context(|| image.reference().to_owned())
+}
+
+fn images_without_wasm(node: &Namespace) -> Result<()> {
+    let busybox = fs::read("/bin/busybox")?;
+    let wasm = guests::module("p1_hello.wat")?;
+    let files = |rootfs: Rootfs, name: &str| Image::new(&format!("test.local/{name}:1")).rootfs(rootfs);
+    let linux = files(Rootfs::new().file("app", &busybox), "linux").entrypoint(["/app"]);
+    refused_image(node, &linux, &["/app in", "test.local/linux:1", "linux program", "name a .wasm file"])?;
+    let script = files(Rootfs::new().file("app", b"#!/bin/sh\n"), "script").entrypoint(["/app"]);
+    refused_image(node, &script, &["/app in", "test.local/script:1", "linux program"])?;
+    let expected = "expected a layer of type application/wasm, or args[0] naming a .wasm file";
+    let text = files(Rootfs::new().file("app", b"just text"), "text").entrypoint(["/app"]);
+    refused_image(node, &text, &["no wasm in", "test.local/text:1", expected])?;
+    let absent = files(Rootfs::new().file("other.wasm", &wasm), "absent").entrypoint(["/app.wasm"]);
+    refused_image(node, &absent, &["no wasm in", "test.local/absent:1", "/app.wasm", expected])?;
+    let directory = files(Rootfs::new().directory("app.wasm"), "directory").entrypoint(["/app.wasm"]);
+    refused_image(node, &directory, &["no wasm in", "test.local/directory:1", expected])?;
+    let unknown = Image::with_layer("test.local/unknown:1", "application/vnd.acme.wasm", &wasm);
+    let parts = [
+        "no wasm in",
+        "test.local/unknown:1",
+        "unknown layer types",
+        "application/vnd.acme.wasm",
+        "expected application/wasm",
+    ];
+    refused_image(node, &unknown, &parts)?;
+    let foreign = Image::with_layer("test.local/foreign:1", "application/wasm", b"just text, not wasm");
+    refused_image(node, &foreign, &["is not wasm", "test.local/foreign:1"])?;
+    let several = Image::with_layer("test.local/several:1", "application/wasm", &wasm)
+        .blob_layer("application/wasm", &guests::module("p1_stderr.wat")?);
+    refused_image(node, &several, &["test.local/several:1", "2 wasm layers", "ship one"])?;
+    node.until_nothing_remains()
+}
+
+fn broken_wasm(node: &Namespace) -> Result<()> {
+    let wasm = guests::module("p1_exit.c")?;
+    let file = |name: &str, bytes: &[u8]| Image::with_file(&format!("test.local/{name}:1"), bytes);
+    let layer =
+        |name: &str, bytes: &[u8]| Image::with_layer(&format!("test.local/{name}:1"), "application/wasm", bytes);
+    for make in [&file as &dyn Fn(&str, &[u8]) -> Image, &layer] {
+        let thing = node.fresh("b");
+        refused_image(
+            node,
+            &make(&format!("{thing}cut"), &wasm[..wasm.len() / 2]),
+            &["invalid wasm module", "unexpected end"],
+        )?;
+        refused_image(node, &make(&format!("{thing}head"), &wasm[..6]), &["truncated wasm: build the image again"])?;
+        let mut other = wasm.clone();
+        other[4] = 9;
+        refused_image(node, &make(&format!("{thing}version"), &other), &["unknown version", "component"])?;
+        let mut garbled = wasm.clone();
+        garbled[8..200].fill(0xff);
+        refused_image(node, &make(&format!("{thing}garbled"), &garbled), &["invalid wasm module"])?;
+    }
+    refused_image(node, &file("import", &guests::module("p1_unknown_import.wat")?), &["acme:bank", "withdraw"])?;
+    refused_image(node, &file("nostart", &guests::module("p1_no_start.wat")?), &["_start", "add"])?;
+    let large = guests::many_functions(Work { functions: 200, steps: 100 }, 7);
+    let image = file("large", &large);
+    node.import(&image)?;
+    let cache = node.containerd().cache().display().to_string();
+    let operator = node.operator_file(&format!("[cache]\ndir = {cache:?}\nwasm-size = \"64Ki\"\n"))?;
+    let parts = ["/app.wasm", &large.len().to_string(), "wasm-size = 64Ki", "raise wasm-size"];
+    node.task(&image).operator_file(&operator).refused(&parts)?;
+    node.until_nothing_remains()
+}
+
+/// Code of the very same wasmtime, which would load if anybody loaded it.
+fn precompiled_code(node: &Namespace) -> Result<()> {
+    let code = elf_of_wasmtime();
+    let file = Image::with_file("test.local/native:1", &code);
+    refused_image(node, &file, &["/app.wasm", "precompiled code", "ship the .wasm"])?;
+    let layer = Image::with_layer("test.local/nativelayer:1", "application/wasm", &code);
+    refused_image(node, &layer, &["precompiled code", "ship the .wasm"])?;
+    node.until_nothing_remains()
+}
+
+/// The header of a Wasmtime artifact: ELF for 64 bits, little-endian, with the OS ABI 200.
+fn elf_of_wasmtime() -> Vec<u8> {
+    let mut bytes = b"\x7fELF\x02\x01\x01\xc8".to_vec();
+    bytes.resize(4096, 0);
+    bytes
+}
+
+fn what_is_not_built_yet(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_hello.wat")?;
+    let draft = || node.task(&image);
+    draft().annotation("io.kubernetes.cri.container-type", "sandbox").refused(&["pods are not built yet", "ctr"])?;
+    draft().spec(|spec| spec["process"]["terminal"] = json!(true)).refused(&["terminals are not built yet", "tty"])?;
+    let hook = json!({ "prestart": [{ "path": "/bin/true" }] });
+    draft().spec(|spec| spec["hooks"] = hook).refused(&["hooks are not built yet", "hooks.prestart"])?;
+    let sysctl = json!({ "net.ipv4.ip_forward": "1" });
+    draft()
+        .spec(|spec| spec["linux"]["sysctl"] = sysctl)
+        .refused(&["sysctls are not built yet", "net.ipv4.ip_forward"])?;
+    draft().spec(|spec| spec["linux"]["cgroupsPath"] = json!("system.slice:cri:abc")).refused(&[
+        "system.slice:cri:abc",
+        "systemd cgroups are not built yet",
+        "cgroupfs",
+    ])?;
+    draft()
+        .spec(|spec| spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "user" }]))
+        .refused(&["user namespaces are not built yet"])?;
+    node.until_nothing_remains()
+}
+
+fn broken_specs(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_hello.wat")?;
+    let draft = || node.task(&image);
+    // containerd hands the bytes of a spec through.
+    draft().spec(|spec| *spec = json!("not an object")).refused(&["config.json is not a valid runtime spec"])?;
+    let no_process = |spec: &mut serde_json::Value| {
+        if let Some(map) = spec.as_object_mut() {
+            map.remove("process");
+        }
+    };
+    draft().spec(no_process).refused(&["config.json has no process"])?;
+    draft().spec(|spec| spec["process"]["env"] = json!(["NOVALUE"])).refused(&["process.env[0]", "NAME=value"])?;
+    draft()
+        .spec(|spec| spec["process"]["cwd"] = json!("relative"))
+        .refused(&["process.cwd relative", "starts with /"])?;
+    draft()
+        .spec(|spec| spec["process"]["oomScoreAdj"] = json!(5000))
+        .refused(&["oom score adjustment 5000", "-1000 to 1000"])?;
+    let rlimits = json!([{ "type": "RLIMIT_NOFILE", "soft": 5, "hard": 4 }]);
+    draft().spec(|spec| spec["process"]["rlimits"] = rlimits).refused(&["RLIMIT_NOFILE", "above the hard limit"])?;
+    let gone = json!([{ "type": "mount" }, { "type": "network", "path": "/nonexistent/netns" }]);
+    draft().spec(|spec| spec["linux"]["namespaces"] = gone).refused(&["/nonexistent/netns", "No such file"])?;
+    node.until_nothing_remains()
+}
+
+fn mounts(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_hello.wat")?;
+    let with = |mount: serde_json::Value| -> Draft<'_> {
+        node.task(&image).spec(|spec| {
+            if let Some(mounts) = spec["mounts"].as_array_mut() {
+                mounts.push(mount);
+            }
+        })
+    };
+    let volume = node.directory("v")?;
+    with(json!({ "destination": "/data", "type": "bind", "source": "/nonexistent/data", "options": ["rbind"] }))
+        .refused(&["/nonexistent/data", "/data", "No such file"])?;
+    with(json!({ "destination": "/data", "type": "ext4", "source": "/dev/sda", "options": [] }))
+        .refused(&["mount of type ext4 at /data is not supported: use bind or tmpfs"])?;
+    with(json!({ "destination": "/data", "type": "bind", "source": volume, "options": ["rbind", "shiny"] }))
+        .refused(&["unknown option shiny", "/data"])?;
+    with(json!({ "destination": "/", "type": "bind", "source": volume, "options": ["rbind"] }))
+        .refused(&["mount at / would hide the root filesystem"])?;
+    with(json!({ "destination": "/app.wasm/below", "type": "bind", "source": volume, "options": ["rbind"] }))
+        .refused(&["/app.wasm/below"])?;
+    node.until_nothing_remains()
+}
+
+fn the_reason_is_told_in_three_places(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_unknown_import.wat")?;
+    let file = node.directory("t")?.join("termination-log");
+    fs::write(&file, "")?;
+    let run = node.run(&image).bind(&file, "/dev/termination-log", "rbind:rw");
+    let output = run.output()?;
+    ensure!(output.code == 1, "{output}");
+    for (place, text) in
+        [("stderr", output.errors()), ("termination file", fs::read_to_string(&file)?), ("log", node.log())]
+    {
+        let told = text.lines().any(|line| line.contains("acme:bank") && line.contains("withdraw"));
+        ensure!(told, "{place}: {text}");
+    }
+    ensure!(output.errors().contains("failed to create shim task"), "create did not fail: {output}");
+    Ok(())
+}
