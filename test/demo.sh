@@ -54,6 +54,10 @@ address = "$dir/c.sock"
 [ttrpc]
 address = "$dir/c.sock.ttrpc"
 END
+if [ "$format" = 3 ]; then
+	# Otherwise it tells shims to put their sockets into the node's own directory.
+	printf '[plugins."io.containerd.shim.v1.manager"]\nsocket_dir = "%s"\n' "$dir/s" >>"$dir/config.toml"
+fi
 printf '[cache]\ndir = "%s/cache"\n' "$dir" >"$dir/operator.toml"
 
 echo "== $("$bin/containerd" --version)"

@@ -86,6 +86,18 @@ fn link_module(plan: &RunPlan, engine: &Engine, module: &Module) -> Result<Progr
     Ok(Program::Module { pre, calls })
 }
 
+/// What a user may name after `path#`.
+fn callable(module: &Module) -> String {
+    const SHOWN: usize = 10;
+    let plain = module.exports().filter(|export| is_plain_function(&export.ty()));
+    let names: Vec<&str> = plain.map(|export| export.name()).collect();
+    match names.len() {
+        0 => "it has none without parameters and results".to_owned(),
+        count if count > SHOWN => format!("it has {}, …", names[..SHOWN].join(", ")),
+        _ => format!("it has {}", names.join(", ")),
+    }
+}
+
 fn calls(plan: &RunPlan, module: &Module) -> Result<Vec<String>, Failure> {
     let Some(export) = &plan.source.export else {
         return match module.get_export(START) {
@@ -93,7 +105,11 @@ fn calls(plan: &RunPlan, module: &Module) -> Result<Vec<String>, Failure> {
             Some(_) => Err(message(plan, "exports a _start that takes or gives values: build it as a WASI command")),
             None => Err(message(
                 plan,
-                "exports no _start function: build it as a WASI command, or name a function to call as path#function",
+                &format!(
+                    "exports no _start function: build it as a WASI command, or name a function to call as \
+                     path#function ({})",
+                    callable(module)
+                ),
             )),
         };
     };
@@ -106,7 +122,8 @@ fn calls(plan: &RunPlan, module: &Module) -> Result<Vec<String>, Failure> {
             ));
         }
         None => {
-            return Err(message(plan, &format!("exports no {export:?}: name a function that it exports")));
+            let line = format!("exports no {export:?}: name a function that it exports ({})", callable(module));
+            return Err(message(plan, &line));
         }
     }
     let mut calls = Vec::new();

@@ -20,9 +20,11 @@ pub(crate) fn status(state: &State) -> Status {
 /// is for calls that are not there at all.
 pub(crate) fn refusal(error: &TaskError) -> Error {
     let code = match error {
-        TaskError::NotFound(_) | TaskError::NoExec { .. } | TaskError::Finished(_) => Code::NOT_FOUND,
+        TaskError::NotFound(_) | TaskError::BeingCreated(_) | TaskError::NoExec { .. } | TaskError::Finished(_) => {
+            Code::NOT_FOUND
+        }
         TaskError::Exists(_) => Code::ALREADY_EXISTS,
-        TaskError::Move { .. } | TaskError::BeingCreated(_) => Code::FAILED_PRECONDITION,
+        TaskError::Move { .. } => Code::FAILED_PRECONDITION,
         TaskError::Create(error) => creation(error),
         TaskError::Signal { .. } | TaskError::Start { .. } | TaskError::Release { .. } | TaskError::Cancelled => {
             Code::INTERNAL

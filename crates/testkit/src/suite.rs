@@ -62,7 +62,7 @@ impl Suite {
                 nodes.push(node.clone());
                 node
             });
-            let title = format!("{}::{}", version.module(), name.replace(' ', ""));
+            let title = format!("{}::{}", version.module(), title(name));
             trials.push(Trial::test(title, move || node.case(name, case)));
         }
         let conclusion = libtest_mimic::run(&arguments, trials);
@@ -100,8 +100,7 @@ impl Node {
 
     fn case(&self, name: &str, case: Case) -> Result<(), Failed> {
         let containerd = self.containerd().map_err(failed)?;
-        let short: Vec<&str> = name.split("::").map(str::trim).collect();
-        let namespace = containerd.namespace(&short.join("."));
+        let namespace = containerd.namespace(&title(name).replace("::", "."));
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&namespace)));
         let outcome = match outcome {
             Ok(outcome) => outcome,
@@ -115,6 +114,12 @@ impl Node {
             Err(error) => Err(format!("{}\n{tail}", chain(&error)).into()),
         }
     }
+}
+
+/// A path as `stringify!` writes it, without blanks and without the root that all have in common.
+fn title(path: &str) -> String {
+    let path = path.replace(' ', "");
+    path.strip_prefix("crate::").map(str::to_owned).unwrap_or(path)
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {

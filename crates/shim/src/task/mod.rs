@@ -95,8 +95,16 @@ impl Tasks {
         Tasks { tasks: Mutex::default(), containerd, address, spawner, publisher }
     }
 
-    /// The task of that id. No task has processes besides its first one yet.
+    /// The task of that id, once it is created. No task has processes besides its first one yet.
     pub(crate) fn get(&self, id: &str, exec: &str) -> Result<Arc<Task>, TaskError> {
+        let task = self.find(id, exec)?;
+        match task.state() {
+            State::Creating => Err(TaskError::BeingCreated(id.to_owned())),
+            _ => Ok(task),
+        }
+    }
+
+    fn find(&self, id: &str, exec: &str) -> Result<Arc<Task>, TaskError> {
         let task = locked(&self.tasks).tasks.get(id).cloned();
         let task = task.ok_or_else(|| TaskError::NotFound(id.to_owned()))?;
         match exec.is_empty() {
@@ -136,7 +144,7 @@ impl Tasks {
 
     /// Forgets a task that has ended, or was never started, and removes all it owned.
     pub(crate) async fn delete(&self, id: &str, exec: &str) -> Result<Exit, TaskError> {
-        let task = self.get(id, exec)?;
+        let task = self.find(id, exec)?;
         task.created().await?;
         if let State::Created { .. } = task.state() {
             let _ = task.kill(KILL);
@@ -236,9 +244,6 @@ impl Task {
             }
             // The sender is a part of this task, so the channel is open.
             changes.changed().await.map_err(|_| TaskError::Cancelled)?;
-            if let State::Creating = self.state() {
-                return Err(TaskError::NotFound(self.request.id.clone()));
-            }
         }
     }
 

@@ -10,20 +10,20 @@ use testkit::guests::{self, Work};
 use testkit::{Image, Namespace, cases};
 
 pub(crate) const CASES: Cases = cases![
-    cache::thirty_at_once_compile_once,
-    cache::a_compiled_image_is_not_compiled_again,
-    cache::the_same_wasm_in_two_images_is_compiled_once,
-    cache::a_compile_bomb_is_stopped_by_time,
-    cache::a_compile_bomb_is_stopped_by_memory,
-    cache::the_least_recently_used_is_evicted,
-    cache::a_truncated_entry_is_compiled_again,
-    cache::a_garbled_entry_is_compiled_again,
-    cache::it_is_root_s_alone,
+    crate::cache::thirty_at_once_compile_once,
+    crate::cache::a_compiled_image_is_not_compiled_again,
+    crate::cache::the_same_wasm_in_two_images_is_compiled_once,
+    crate::cache::a_compile_bomb_is_stopped_by_time,
+    crate::cache::a_compile_bomb_is_stopped_by_memory,
+    crate::cache::the_least_recently_used_is_evicted,
+    crate::cache::a_truncated_entry_is_compiled_again,
+    crate::cache::a_garbled_entry_is_compiled_again,
+    crate::cache::it_belongs_to_root_alone,
 ];
 
 /// An operator file with a cache of its own, and that cache.
 fn own_cache(node: &Namespace, more: &str) -> Result<(PathBuf, PathBuf)> {
-    let dir = node.directory("cache")?;
+    let dir = node.directory("cache")?.join("new");
     let file = node.operator_file(&format!("[cache]\ndir = {:?}\n{more}", dir.display().to_string()))?;
     Ok((file, dir))
 }
@@ -186,7 +186,7 @@ fn a_garbled_entry_is_compiled_again(node: &Namespace) -> Result<()> {
     })
 }
 
-fn it_is_root_s_alone(node: &Namespace) -> Result<()> {
+fn it_belongs_to_root_alone(node: &Namespace) -> Result<()> {
     let (image, _) = fresh_image(node, "mode")?;
     let base = node.directory("base")?;
     let dir = base.join("made/by/the/shim");

@@ -9,13 +9,13 @@ use testkit::task::Task;
 use testkit::{Namespace, cases, process};
 
 pub(crate) const CASES: Cases = cases![
-    confinement::rights_are_dropped,
-    confinement::no_foreign_descriptor_is_open,
-    confinement::limits_of_the_process_are_set,
-    confinement::namespaces_are_its_own,
-    confinement::a_network_namespace_is_joined_by_path,
-    confinement::limits_of_the_cgroup_are_set,
-    confinement::its_mounts_are_those_of_the_spec,
+    crate::confinement::rights_are_dropped,
+    crate::confinement::no_foreign_descriptor_is_open,
+    crate::confinement::limits_of_the_process_are_set,
+    crate::confinement::namespaces_are_its_own,
+    crate::confinement::a_network_namespace_is_joined_by_path,
+    crate::confinement::limits_of_the_cgroup_are_set,
+    crate::confinement::its_mounts_are_those_of_the_spec,
 ];
 
 fn sleeping(node: &Namespace, change: impl FnOnce(&mut serde_json::Value)) -> Result<Task> {

@@ -6,10 +6,10 @@ use anyhow::{Result, ensure};
 use testkit::{Namespace, cases, process};
 
 pub(crate) const CASES: Cases = cases![
-    group::containers_of_one_sandbox_share_a_shim,
-    group::containers_without_a_sandbox_have_their_own,
-    group::the_shim_has_one_thread,
-    group::the_shim_leaves_with_its_last_container,
+    crate::group::containers_of_one_sandbox_share_a_shim,
+    crate::group::containers_without_a_sandbox_have_their_own,
+    crate::group::the_shim_has_one_thread,
+    crate::group::the_shim_leaves_with_its_last_container,
 ];
 
 const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";

@@ -6,13 +6,13 @@ use testkit::image::{ConfigForm, Rootfs, WASM_LAYERS};
 use testkit::{Image, Namespace, cases, guests};
 
 pub(crate) const CASES: Cases = cases![
-    images::a_layer_of_each_type,
-    images::a_layer_by_ctr_run,
-    images::a_layer_beside_files,
-    images::a_component_as_layer,
-    images::a_program_found_by_path,
-    images::a_program_relative_to_its_working_directory,
-    images::a_program_behind_symlinks,
+    crate::images::a_layer_of_each_type,
+    crate::images::a_layer_by_ctr_run,
+    crate::images::a_layer_beside_files,
+    crate::images::a_component_as_layer,
+    crate::images::a_program_found_by_path,
+    crate::images::a_program_relative_to_its_working_directory,
+    crate::images::a_program_behind_symlinks,
 ];
 
 const HELLO: &str = "hello from wasm\n";
@@ -42,7 +42,7 @@ fn a_layer_by_ctr_run(node: &Namespace) -> Result<()> {
     let image = Image::with_layer("test.local/layer:1", WASM_LAYERS[0], &guests::module("p1_hello.wat")?);
     let tar = node.directory("image")?.join("image.tar");
     image.write(&tar)?;
-    let imported = node.ctr(&["images", "import", "--platform", "wasi/wasm", &tar.to_string_lossy()])?;
+    let imported = node.ctr(&["images", "import", "--local", "--platform", "wasi/wasm", &tar.to_string_lossy()])?;
     ensure!(imported.code == 0, "{imported}");
     let output = node.run(&image).flags(["--platform", "wasi/wasm"]).expect(0)?;
     ensure!(output.text() == HELLO, "{output}");

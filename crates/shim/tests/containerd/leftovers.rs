@@ -8,11 +8,11 @@ use nix::unistd::Pid;
 use testkit::{Namespace, cases, process};
 
 pub(crate) const CASES: Cases = cases![
-    leftovers::nothing_after_two_hundred_cycles,
-    leftovers::nothing_after_the_shim_was_killed_before_start,
-    leftovers::nothing_after_the_shim_was_killed_while_running,
-    leftovers::nothing_after_the_shim_was_killed_after_the_exit,
-    leftovers::a_deleted_id_can_be_used_again,
+    crate::leftovers::nothing_after_two_hundred_cycles,
+    crate::leftovers::nothing_after_the_shim_was_killed_before_start,
+    crate::leftovers::nothing_after_the_shim_was_killed_while_running,
+    crate::leftovers::nothing_after_the_shim_was_killed_after_the_exit,
+    crate::leftovers::a_deleted_id_can_be_used_again,
 ];
 
 fn nothing_after_two_hundred_cycles(node: &Namespace) -> Result<()> {

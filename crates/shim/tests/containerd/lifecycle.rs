@@ -9,14 +9,14 @@ use testkit::api::Event;
 use testkit::{Namespace, cases, process};
 
 pub(crate) const CASES: Cases = cases![
-    lifecycle::events_come_in_order,
-    lifecycle::states_follow_each_other,
-    lifecycle::two_clients_wait,
-    lifecycle::a_second_create_is_refused,
-    lifecycle::a_second_start_is_refused,
-    lifecycle::a_running_task_is_not_deleted,
-    lifecycle::stdin_ends_with_close_io,
-    lifecycle::calls_not_built_say_so,
+    crate::lifecycle::events_come_in_order,
+    crate::lifecycle::states_follow_each_other,
+    crate::lifecycle::two_clients_wait,
+    crate::lifecycle::a_second_create_is_refused,
+    crate::lifecycle::a_second_start_is_refused,
+    crate::lifecycle::a_running_task_is_not_deleted,
+    crate::lifecycle::stdin_ends_with_close_io,
+    crate::lifecycle::calls_not_built_say_so,
 ];
 
 fn events_come_in_order(node: &Namespace) -> Result<()> {

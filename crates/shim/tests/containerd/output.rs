@@ -6,16 +6,16 @@ use std::fs;
 use testkit::{Image, Namespace, cases, guests};
 
 pub(crate) const CASES: Cases = cases![
-    output::hello_from_a_component,
-    output::arguments_and_environment,
-    output::clocks_and_random_bytes,
-    output::stdin_is_piped_through,
-    output::a_guest_without_stdin_sees_its_end,
-    output::ten_megabytes_arrive_unchanged,
-    output::stdout_and_stderr_are_apart,
-    output::a_go_program,
-    output::an_export_after_initialize,
-    output::a_trap_is_explained,
+    crate::output::hello_from_a_component,
+    crate::output::arguments_and_environment,
+    crate::output::clocks_and_random_bytes,
+    crate::output::stdin_is_piped_through,
+    crate::output::a_guest_without_stdin_sees_its_end,
+    crate::output::ten_megabytes_arrive_unchanged,
+    crate::output::stdout_and_stderr_are_apart,
+    crate::output::a_go_program,
+    crate::output::an_export_after_initialize,
+    crate::output::a_trap_is_explained,
 ];
 
 /// The image with this guest as `/app.wasm`, imported.
@@ -74,11 +74,11 @@ fn clocks_and_random_bytes(node: &Namespace) -> Result<()> {
         let before = now_s();
         let output = node.run(image).expect(0)?;
         let text = output.text();
-        let value = |name: &str| text.lines().filter_map(|line| line.strip_prefix(name)).map(str::to_owned);
-        let wall: u64 = value("wall ").next().unwrap_or_default().parse()?;
+        let values = |name| text.lines().filter_map(move |line| line.strip_prefix(name)).map(str::to_owned);
+        let wall: u64 = values("wall ").next().unwrap_or_default().parse()?;
         ensure!((before..=now_s()).contains(&wall), "{output}");
         ensure!(text.contains("monotonic forward"), "{output}");
-        draws.extend(value("random "));
+        draws.extend(values("random "));
     }
     draws.sort();
     draws.dedup();

@@ -7,13 +7,13 @@ use serde_json::json;
 use testkit::{Image, Namespace, cases, process};
 
 pub(crate) const CASES: Cases = cases![
-    signals::kill_before_start,
-    signals::kill_in_the_node_s_pid_namespace,
-    signals::kill_a_guest_that_spins,
-    signals::kill_a_guest_that_waits_for_input,
-    signals::kill_after_exit,
-    signals::kill_all,
-    signals::an_unknown_signal_is_refused,
+    crate::signals::kill_before_start,
+    crate::signals::kill_in_the_pid_namespace,
+    crate::signals::kill_a_guest_that_spins,
+    crate::signals::kill_a_guest_that_waits_for_input,
+    crate::signals::kill_after_exit,
+    crate::signals::kill_all,
+    crate::signals::an_unknown_signal_is_refused,
 ];
 
 const KILL: i32 = 9;
@@ -62,7 +62,7 @@ pub(crate) fn kill_while_running(node: &Namespace) -> Result<()> {
     Ok(())
 }
 
-fn kill_in_the_node_s_pid_namespace(node: &Namespace) -> Result<()> {
+fn kill_in_the_pid_namespace(node: &Namespace) -> Result<()> {
     let image = image_of(node, "p1_sleep.wat")?;
     for (signal, code) in ENDS {
         let task = node

@@ -44,7 +44,12 @@ pub(super) fn write(version: Version, dir: &Path) -> Result<()> {
         socket = socket(dir),
         ttrpc = dir.join("c.sock.ttrpc"),
     );
-    fs::write(dir.join("config.toml"), config)?;
+    // Otherwise 2.4 tells shims to put their sockets into the node's own directory.
+    let sockets = match version {
+        Version::V1_6 | Version::V1_7 => String::new(),
+        Version::V2_4 => format!("[plugins.\"io.containerd.shim.v1.manager\"]\nsocket_dir = {:?}\n", dir.join("s")),
+    };
+    fs::write(dir.join("config.toml"), config + &sockets)?;
     let operator = format!("[cache]\ndir = {:?}\n", dir.join("cache"));
     fs::write(dir.join("operator.toml"), operator)?;
     Ok(())
