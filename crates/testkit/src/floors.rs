@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use source::mentions;
+use source::Place;
 
 /// What one crate may do.
 #[derive(Debug, Clone, Copy)]
@@ -175,9 +175,12 @@ fn of_sources(floor: &Floor, folder: &Path) -> Result<Vec<String>> {
         if !product {
             continue;
         }
-        for name in source::mentions(&text) {
-            let watched = FLOORS.iter().any(|floor| floor.name == name) || is_owned(&name);
-            if watched && !allowed(floor, &name) {
+        let mut named = source::mentions(&text, Place::Anywhere);
+        named.retain(|name| is_owned(name));
+        let crates = source::mentions(&text, Place::Root);
+        named.extend(crates.into_iter().filter(|name| FLOORS.iter().any(|floor| floor.name == *name)));
+        for name in named {
+            if !allowed(floor, &name) {
                 found.push(format!("{shown}: may not name {name}"));
             }
         }

@@ -54,7 +54,7 @@ fn missing_entry_point_is_told() {
     check_load(
         &wat("(module)"),
         None,
-        "/app.wasm exports no _start function: build it as a WASI command, or name a function to call as path#function",
+        "/app.wasm exports no _start function: build it as a WASI command, or name a function to call as path#function (it has none without parameters and results)",
     );
     check_load(
         &wat("(component)"),
@@ -66,7 +66,7 @@ fn missing_entry_point_is_told() {
 #[test]
 fn unknown_export_is_named() {
     let wasm = guest_with(World::Module, "", "", r#"(func (export "add") (param i32) (result i32) (i32.const 0))"#);
-    check_load(&wasm, Some("job"), "/app.wasm exports no \"job\": name a function that it exports");
+    check_load(&wasm, Some("job"), "/app.wasm exports no \"job\": name a function that it exports (it has _start)");
     check_load(&wasm, Some("add"), "/app.wasm exports \"add\", which is no function without parameters and results");
 }
 

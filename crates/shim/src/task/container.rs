@@ -77,11 +77,8 @@ impl Container {
         self.kept.close_stdin();
     }
 
-    /// Gives everything back; on failure itself too, so that it can be tried again.
-    pub(crate) fn release(self) -> Result<(), (Container, ReleaseError)> {
-        match self.owned.release() {
-            Ok(()) => Ok(()),
-            Err(error) => Err((self, error)),
-        }
+    /// Gives everything back; see [`Owned::release`].
+    pub(crate) fn release(&self) -> Result<(), ReleaseError> {
+        self.owned.release()
     }
 }

@@ -153,7 +153,7 @@ impl Tasks {
         let exit = task.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
         let container = locked(&task.container).take();
         if let Some(container) = container
-            && let Err((container, source)) = container.release()
+            && let Err(source) = container.release()
         {
             *locked(&task.container) = Some(container);
             task.transition(Move::KeepAfterFailure)?;

@@ -157,8 +157,8 @@ fn the_least_recently_used_is_evicted(node: &Namespace) -> Result<()> {
     Ok(())
 }
 
-fn repaired(node: &Namespace, spoil: impl Fn(&Path) -> Result<()>) -> Result<()> {
-    let (image, wasm) = fresh_image(node, "spoilt")?;
+fn repaired(node: &Namespace, mark: &str, spoil: impl Fn(&Path) -> Result<()>) -> Result<()> {
+    let (image, wasm) = fresh_image(node, mark)?;
     let (operator_file, cache) = own_cache(node, "")?;
     run(node, &image, &operator_file)?;
     let entries = artifacts(&cache)?;
@@ -172,15 +172,15 @@ fn repaired(node: &Namespace, spoil: impl Fn(&Path) -> Result<()>) -> Result<()>
 }
 
 fn a_truncated_entry_is_compiled_again(node: &Namespace) -> Result<()> {
-    repaired(node, |entry| {
+    repaired(node, "halved", |entry| {
         let half = fs::metadata(entry)?.len() / 2;
         Ok(File::options().write(true).open(entry)?.set_len(half)?)
     })?;
-    repaired(node, |entry| Ok(File::options().write(true).open(entry)?.set_len(0)?))
+    repaired(node, "emptied", |entry| Ok(File::options().write(true).open(entry)?.set_len(0)?))
 }
 
 fn a_garbled_entry_is_compiled_again(node: &Namespace) -> Result<()> {
-    repaired(node, |entry| {
+    repaired(node, "garbled", |entry| {
         let size = usize::try_from(fs::metadata(entry)?.len())?;
         Ok(fs::write(entry, vec![0x5a; size])?)
     })

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         .on(&current, confinement::CASES)
         .on(&current, cache::CASES)
         .on(&current, refusals::CASES)
+        .on(&[Version::V1_7], cases![refusals::a_config_that_is_no_spec])
         .on(&current, leftovers::CASES)
         .run()
 }

@@ -162,7 +162,7 @@ fn an_export_after_initialize(node: &Namespace) -> Result<()> {
     ensure!(output.text() == "greeted after initialization\n", "{output}");
     let output = node.run(&image).annotation("io.containerd.wasm.v1/invoke", "greet").expect(0)?;
     ensure!(output.text() == "greeted after initialization\n", "{output}");
-    node.run(&image).args(["/app.wasm#depart"]).refused(&["depart", "greet"])
+    node.run(&image).args(["/app.wasm#depart"]).refused(&["exports no \"depart\"", "it has _initialize, greet"])
 }
 
 /// In all three places: the container's stderr, its termination file, the log.

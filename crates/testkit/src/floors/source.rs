@@ -31,18 +31,31 @@ pub(super) fn is_test(path: &Path) -> bool {
     stem == "tests" || stem.ends_with("_tests") || path.iter().any(|part| part == "tests")
 }
 
+/// Where in a path a name counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At its root only, where a crate stands: `use cli::x`, not `use other::cli`.
+    Root,
+    /// Anywhere: a crate may hand on another one.
+    Anywhere,
+}
+
 /// The names that stand at the side of a `::` or alone after `use` in the product's part of a source.
-pub fn mentions(text: &str) -> BTreeSet<String> {
+pub(super) fn mentions(text: &str, place: Place) -> BTreeSet<String> {
     let code = product(&code(text)).to_owned();
     let mut names = BTreeSet::new();
     let mut rest = code.as_str();
     let mut before_was_use = false;
     while let Some(start) = rest.find(|c: char| c.is_alphabetic() || c == '_') {
-        let after_path = rest[..start].ends_with("::");
+        let before = &rest[..start];
+        let after_path = before.ends_with("::");
+        // Nothing but the `::` between two words joins them to one path.
+        let joined = before == "::";
         let word_and_more = &rest[start..];
         let end = word_and_more.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(word_and_more.len());
         let (word, more) = word_and_more.split_at(end);
-        if after_path || before_was_use || more.starts_with("::") {
+        let counts = place == Place::Anywhere || !joined;
+        if counts && (after_path || before_was_use || more.starts_with("::")) {
             names.insert(word.to_owned());
         }
         before_was_use = word == "use" || word == "crate" && more.trim_start().starts_with("as");
@@ -133,7 +146,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: &[&str]) {
-        let names = mentions(text);
+        let names = mentions(text, Place::Anywhere);
         for name in expected {
             assert!(names.contains(*name), "{name} not in {names:?}: {text}");
         }
@@ -157,5 +170,12 @@ mod tests {
         check("let c = '\"'; wasmtime::go(); let d = '\"';", &["wasmtime"]);
         check("fn f() {}\n#[cfg(test)]\nmod tests { use wasmtime::x; }", &[]);
         check("#[cfg(test)]\nmod x;\nuse wasmtime::y;", &["wasmtime"]);
+    }
+
+    #[test]
+    fn a_module_of_another_crate_is_no_root() {
+        let roots = mentions("use wasmtime_wasi::cli::{Input}; use ::shim::x; let y = oci::lower();", Place::Root);
+        let expected = ["oci", "shim", "wasmtime_wasi"].map(str::to_owned);
+        assert_eq!(roots, expected.into());
     }
 }
