@@ -139,3 +139,6 @@ fn passes(status: &ttrpc::Status) -> bool {
     let code = status.code.enum_value_or_default();
     matches!(code, ttrpc::Code::UNAVAILABLE | ttrpc::Code::DEADLINE_EXCEEDED | ttrpc::Code::CANCELLED)
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,8 +18,8 @@ use prost::Message;
 use prost_types::Any;
 use serde_json::Value;
 use std::collections::HashMap;
-use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::runtime::Runtime;
 
 pub use events::{Event, Events};
@@ -46,6 +46,7 @@ pub struct Api {
     socket: PathBuf,
     namespace: String,
     operator_file: PathBuf,
+    patience: Duration,
 }
 
 /// How a task ended, as Wait and Delete tell it.
@@ -73,7 +74,15 @@ impl Api {
         let runtime = runtime()?;
         let socket = containerd.socket();
         let channel = runtime.block_on(containerd_client::connect(&socket))?;
-        Ok(Api { runtime, channel, socket, namespace: namespace.to_owned(), operator_file: containerd.operator_file() })
+        let operator_file = containerd.operator_file();
+        let patience = wait::PATIENCE;
+        Ok(Api { runtime, channel, socket, namespace: namespace.to_owned(), operator_file, patience })
+    }
+
+    /// Gives calls up after this time from now on, as a client does that is killed.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// With another operator file for the containers made from now on.
@@ -254,16 +263,11 @@ impl Api {
     }
 
     fn call<T>(&self, call: impl AsyncFnOnce(Channel, &Api) -> Result<Response<T>, Status>) -> Result<T, Status> {
-        let patient = within_patience(call(self.channel.clone(), self));
-        self.runtime.block_on(patient).map(Response::into_inner)
-    }
-}
-
-/// A call that is never answered must not hang the test run.
-async fn within_patience<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    match tokio::time::timeout(wait::PATIENCE, call).await {
-        Ok(answer) => answer,
-        Err(_) => Err(Status::deadline_exceeded("no answer from containerd")),
+        // A call that is never answered must not hang the test run.
+        let patient = async { tokio::time::timeout(self.patience, call(self.channel.clone(), self)).await };
+        let answer = self.runtime.block_on(patient);
+        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer from containerd")));
+        answer.map(Response::into_inner)
     }
 }
 

@@ -176,9 +176,9 @@ impl Containerd {
         format!("log of containerd {} (last {LINES} lines):\n{}", self.version, lines[first..].join("\n"))
     }
 
-    /// A namespace for one test.
+    /// A namespace for one test. Its name is a part of the paths of cgroups, which all containerds of the node share.
     pub fn namespace(self: &Arc<Self>, name: &str) -> Namespace {
-        let name = format!("{name}-{}", std::process::id());
+        let name = format!("{name}-{}-{}", self.version, std::process::id());
         let mut namespaces = self.namespaces.lock().expect("no test panics with the lock");
         namespaces.push(name.clone());
         Namespace::new(self.clone(), name)

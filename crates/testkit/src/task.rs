@@ -5,8 +5,10 @@ use crate::fifo::{Input, Stdio};
 use crate::namespace::Namespace;
 use crate::{Image, spec};
 use anyhow::{Context, Result, bail, ensure};
+use containerd_client::tonic::Code;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A task that is being put together.
 #[derive(Debug)]
@@ -30,6 +32,11 @@ impl<'a> Draft<'a> {
             input: Input::Absent,
             operator_file: namespace.containerd().operator_file(),
         }
+    }
+
+    /// The container's id.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// With another command line than the image's.
@@ -86,6 +93,18 @@ impl<'a> Draft<'a> {
                 bail!("create {id}: {}", status.message())
             }
         }
+    }
+
+    /// Creates, and is gone before that is done: it must take longer than `patience`.
+    pub fn abandon(self, patience: Duration) -> Result<()> {
+        let api = self.namespace.api()?.operator_file(&self.operator_file);
+        let parent = self.namespace.chain_id(&self.image);
+        api.create_container(&self.id, &self.spec, &self.image, &parent)?;
+        let api = api.patience(patience);
+        let answer = api.create_task(&self.id, None);
+        let gone = matches!(&answer, Err(status) if status.code() == Code::DeadlineExceeded);
+        ensure!(gone, "create was through before it was given up: {answer:?}");
+        Ok(())
     }
 
     /// Creates, and expects the creation to fail with a line that has all the parts.

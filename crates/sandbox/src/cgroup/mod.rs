@@ -36,6 +36,14 @@ pub enum CgroupError {
         #[source]
         source: io::Error,
     },
+    /// It is another container's: its processes would be limited, and ended, with ours.
+    #[error("cgroup {path} has processes already ({count}): give each container a cgroup of its own")]
+    Occupied {
+        /// Below the root of each hierarchy.
+        path: String,
+        /// How many.
+        count: usize,
+    },
     /// Members stay alive.
     #[error("cgroup {0} still has processes 10 s after they were killed")]
     Busy(PathBuf),
@@ -52,6 +60,14 @@ impl Cgroup {
     /// The cgroup at `path` below the root of each hierarchy, whether it exists or not.
     pub fn at(path: &str) -> io::Result<Cgroup> {
         Ok(Cgroup { hierarchy: Hierarchy::of_this_node()?, path: path.trim_start_matches('/').to_owned() })
+    }
+
+    /// Refuses a cgroup that others are in. To be asked before anything is made that [`Cgroup::remove`] undoes.
+    pub fn ensure_free(&self) -> Result<(), CgroupError> {
+        match self.processes().len() {
+            0 => Ok(()),
+            count => Err(CgroupError::Occupied { path: format!("/{}", self.path), count }),
+        }
     }
 
     /// Makes it, with its limits set before anybody is in it.

@@ -137,12 +137,13 @@ async fn make(
 
 /// Takes what the container owns on the node, each thing recorded before it is taken.
 fn claim(owned: &mut Owned, layers: Vec<rootfs::Layer>, plan: &RunPlan) -> Result<Arc<Cgroup>, CreateError> {
+    let cgroup = Arc::new(Cgroup::at(&plan.isolation.cgroup).map_err(CreateError::Hierarchy)?);
+    cgroup.ensure_free()?;
     let points = rootfs::missing_mount_points(&owned.rootfs, plan)?;
     let record = Record::new(plan.isolation.cgroup.clone(), layers, points);
     record.save(&owned.bundle)?;
     let record = owned.record.insert(record);
     rootfs::make_mount_points(&owned.rootfs, &record.mount_points)?;
-    let cgroup = Arc::new(Cgroup::at(&plan.isolation.cgroup).map_err(CreateError::Hierarchy)?);
     owned.cgroup = Some(cgroup.clone());
     cgroup.create(&plan.limits)?;
     Ok(cgroup)

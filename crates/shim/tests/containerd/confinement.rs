@@ -15,6 +15,7 @@ pub(crate) const CASES: Cases = cases![
     crate::confinement::namespaces_are_its_own,
     crate::confinement::a_network_namespace_is_joined_by_path,
     crate::confinement::limits_of_the_cgroup_are_set,
+    crate::confinement::a_cgroup_of_another_container_is_refused,
     crate::confinement::its_mounts_are_those_of_the_spec,
 ];
 
@@ -181,6 +182,16 @@ fn limits_of_the_cgroup_are_set(node: &Namespace) -> Result<()> {
         let has = fs::read_to_string(&path).with_context(|| path.clone())?;
         ensure!(has.trim() == *value, "{path}: {has}");
     }
+    task.remove()
+}
+
+fn a_cgroup_of_another_container_is_refused(node: &Namespace) -> Result<()> {
+    let task = sleeping(node, |_| {})?;
+    let path = format!("/{}/{}", node.name(), task.id);
+    let image = image_of(node, "p1_hello.wat")?;
+    let draft = node.task(&image).spec(|spec| spec["linux"]["cgroupsPath"] = json!(path));
+    draft.refused(&[&format!("cgroup {path} has processes already (1)"), "a cgroup of its own"])?;
+    ensure!(task.api.state(&task.id)?.status == "RUNNING", "the other container was ended");
     task.remove()
 }
 

@@ -2,14 +2,17 @@
 
 use crate::Cases;
 use anyhow::{Result, ensure};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use testkit::image::{ConfigForm, Rootfs, WASM_LAYERS};
-use testkit::{Image, Namespace, cases, guests};
+use testkit::{Containerd, Image, Namespace, cases, guests};
 
 pub(crate) const CASES: Cases = cases![
     crate::images::a_layer_of_each_type,
     crate::images::a_layer_by_ctr_run,
     crate::images::a_layer_beside_files,
     crate::images::a_component_as_layer,
+    crate::images::a_layer_that_only_containerd_can_read,
     crate::images::a_program_found_by_path,
     crate::images::a_program_relative_to_its_working_directory,
     crate::images::a_program_behind_symlinks,
@@ -67,6 +70,25 @@ fn a_layer_beside_files(node: &Namespace) -> Result<()> {
 fn a_component_as_layer(node: &Namespace) -> Result<()> {
     let wasm = guests::component("p1_hello.wat")?;
     says_hello(node, &Image::with_layer("test.local/component:1", WASM_LAYERS[2], &wasm))
+}
+
+/// The shim sees an empty directory where containerd has its content: it asks containerd for it.
+fn a_layer_that_only_containerd_can_read(node: &Namespace) -> Result<()> {
+    let shim = node.containerd().shim().display();
+    let wrapper = node.directory("bin")?.join("containerd-shim-wasm-v1");
+    let script = format!(
+        "#!/bin/sh\nfor word; do case $word in */c.sock) dir=${{word%/c.sock}} ;; esac; done\n\
+         exec unshare --mount sh -c 'mount -t tmpfs none \"$0\"/root/io.containerd.content.v1.content && exec \"$@\"' \
+         \"$dir\" {shim} \"$@\"\n"
+    );
+    fs::write(&wrapper, script)?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+    let containerd = Containerd::start(node.containerd().version(), &wrapper)?;
+    let own = containerd.namespace("grpc");
+    let wasm = guests::module("p1_hello.wat")?;
+    says_hello(&own, &Image::with_layer("test.local/remote:1", WASM_LAYERS[0], &wasm))?;
+    own.until_nothing_remains()?;
+    containerd.stop()
 }
 
 fn a_program_found_by_path(node: &Namespace) -> Result<()> {

@@ -4,9 +4,13 @@ use crate::Cases;
 use crate::output::image_of;
 use anyhow::{Result, ensure};
 use containerd_client::services::v1 as services;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::thread;
+use std::time::Duration;
 use testkit::api::Event;
-use testkit::{Namespace, cases, process};
+use testkit::guests::{self, Work};
+use testkit::{Containerd, Image, Namespace, cases, process, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::lifecycle::events_come_in_order,
@@ -17,6 +21,8 @@ pub(crate) const CASES: Cases = cases![
     crate::lifecycle::a_running_task_is_not_deleted,
     crate::lifecycle::stdin_ends_with_close_io,
     crate::lifecycle::calls_not_built_say_so,
+    crate::lifecycle::a_create_given_up_leaves_no_half_state,
+    crate::lifecycle::an_exit_while_containerd_is_away_is_known,
 ];
 
 fn events_come_in_order(node: &Namespace) -> Result<()> {
@@ -139,4 +145,53 @@ fn calls_not_built_say_so(node: &Namespace) -> Result<()> {
     }
     ensure!(task.api.state(&task.id)?.status == "RUNNING", "it was harmed");
     task.remove()
+}
+
+/// The client goes while its wasm is compiled: what was begun is undone, and the compilation is not lost.
+fn a_create_given_up_leaves_no_half_state(node: &Namespace) -> Result<()> {
+    let seed = std::process::id().rotate_left(16) ^ u32::try_from(node.name().len())?;
+    let wasm = guests::many_functions(Work::FIVE_MEGABYTES, seed);
+    let image = Image::with_file("test.local/slow:1", &wasm);
+    node.import(&image)?;
+    let draft = node.task(&image);
+    let id = draft.id().to_owned();
+    draft.abandon(Duration::from_millis(500))?;
+    node.until_nothing_remains()?;
+    node.api()?.delete_container(&id)?;
+    let output = node.run(&image).expect(0)?;
+    ensure!(output.text() == "compiled\n", "{output}");
+    ensure!(node.compilations(&wasm) == 1, "{} compilations", node.compilations(&wasm));
+    Ok(())
+}
+
+/// On a containerd of its own, since others would lose theirs.
+fn an_exit_while_containerd_is_away_is_known(node: &Namespace) -> Result<()> {
+    let containerd = Containerd::start(node.containerd().version(), node.containerd().shim())?;
+    let own = containerd.namespace("away");
+    let image = image_of(&own, "p1_sleep.wat")?;
+    let [ended, running] = [own.task(&image).create()?, own.task(&image).create()?];
+    for task in [&ended, &running] {
+        task.start_until("sleeping\n")?;
+    }
+    containerd.restart(|| {
+        kill(Pid::from_raw(ended.pid), Signal::SIGTERM)?;
+        wait::until("the guest has ended", || Ok((!process::exists(ended.pid)).then_some(())))
+    })?;
+    let api = own.api()?;
+    let end = api.wait(&ended.id)?;
+    ensure!(end.code == 143, "{end:?}");
+    let state = api.state(&running.id)?;
+    ensure!(state.status == "RUNNING" && state.pid == running.pid, "{state:?}");
+    // The connections of the tasks are those of the old containerd.
+    for id in [&ended.id, &running.id] {
+        if api.state(id)?.status == "RUNNING" {
+            api.kill(id, 9)?;
+            api.wait(id)?;
+        }
+        api.delete_task(id)?;
+        api.delete_container(id)?;
+    }
+    drop((ended, running));
+    own.until_nothing_remains()?;
+    containerd.stop()
 }

@@ -164,6 +164,8 @@ fn what_is_not_built_yet(node: &Namespace) -> Result<()> {
     let draft = || node.task(&image);
     draft().annotation("io.kubernetes.cri.container-type", "sandbox").refused(&["pods are not built yet", "ctr"])?;
     draft().spec(|spec| spec["process"]["terminal"] = json!(true)).refused(&["terminals are not built yet", "tty"])?;
+    let log = format!("file://{}/log", node.directory("log")?.display());
+    node.run(&image).flags(["--log-uri", &log]).refused(&["stdio by file:// is not built yet", "fifos"])?;
     let hook = json!({ "prestart": [{ "path": "/bin/true" }] });
     draft().spec(|spec| spec["hooks"] = hook).refused(&["hooks are not built yet", "hooks.prestart"])?;
     let sysctl = json!({ "net.ipv4.ip_forward": "1" });
