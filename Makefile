@@ -22,11 +22,11 @@ build: ## Build the static release binary and check that it is static
 demo: build ## Run sample images on a private containerd: output, exit code, volumes (root)
 	test/demo.sh $(SHIM)
 
-test: deps lint build ## Check format and lints, then run all tests, unit and on real containerds (root)
+test: lint build ## Check format and lints, then run all tests, unit and on real containerds (root)
 	test/containerd.sh
 	cargo test --release --locked --workspace
 
-lint: ## Check format and lints
+lint: deps ## Check format and lints
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 

@@ -40,6 +40,8 @@ stop() {
 }
 trap stop EXIT
 
+# Not below /tmp, which may be mounted noexec: code is mapped from it. Kept, as a node keeps its own.
+compiled=$cache/demo-compiled
 mkdir "$dir/fifo" "$dir/volume"
 format=2
 case $("$bin/containerd" --version) in *" v2."* | *" 2."*) format=3 ;; esac
@@ -58,7 +60,7 @@ if [ "$format" = 3 ]; then
 	# Otherwise it tells shims to put their sockets into the node's own directory.
 	printf '[plugins."io.containerd.shim.v1.manager"]\nsocket_dir = "%s"\n' "$dir/s" >>"$dir/config.toml"
 fi
-printf '[cache]\ndir = "%s/cache"\n' "$dir" >"$dir/operator.toml"
+printf '[cache]\ndir = "%s"\n' "$compiled" >"$dir/operator.toml"
 
 echo "== $("$bin/containerd" --version)"
 PATH=$(dirname "$shim"):$bin:$PATH "$bin/containerd" --config "$dir/config.toml" 2>"$dir/log" &

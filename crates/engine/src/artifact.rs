@@ -1,11 +1,13 @@
 //! Compiled code as a file, and the two unsafe calls that map it. The only module with `unsafe`.
-//! Invariant: an [`Artifact`] is a file that the cache wrote or verified: made by the cache, or by a child process from the
-//! descriptor of one that the cache made.
+//! Invariant: an [`Artifact`] is a file that the cache wrote or verified: made by the cache, or the same file in a child
+//! process.
 
 use crate::compile::one_line;
 use plan::Failure;
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Precompiled};
 
@@ -13,24 +15,36 @@ use wasmtime::{Engine, Module, Precompiled};
 #[derive(Debug)]
 pub struct Artifact {
     file: File,
+    /// Device and inode; a file of the cache never changes its content.
+    identity: (u64, u64),
 }
 
 impl Artifact {
     /// `file` is an artifact that the cache wrote whole and that nobody but root can change.
-    pub(crate) fn from_cache(file: File) -> Self {
-        Artifact { file }
+    pub(crate) fn from_cache(file: File) -> io::Result<Self> {
+        let identity = identity(&file)?;
+        Ok(Artifact { file, identity })
     }
 
-    /// The descriptor of an artifact that the process which asked the cache handed to this one, its child. Code from the
-    /// file is executed as it is: no other file may be given here.
-    pub fn inherited(file: File) -> Self {
-        Artifact { file }
+    /// This artifact in a forked child, where it has another descriptor. Code from the file is executed as it is, so no
+    /// other file is taken.
+    pub fn inherit(&self, file: File) -> Result<Artifact, Failure> {
+        match identity(&file) {
+            Ok(identity) if identity == self.identity => Ok(Artifact { file, identity }),
+            Ok(_) => Err(Failure::Message("the artifact handed to the child is another file".to_owned())),
+            Err(error) => Err(Failure::Message(one_line("look at the artifact", &error))),
+        }
     }
 
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file
     }
+}
+
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let metadata = file.metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Code that is mapped, not yet linked.
@@ -62,7 +76,7 @@ pub(crate) fn map(engine: &Engine, artifact: &Artifact) -> Result<Code, Failure>
 #[allow(unsafe_code)]
 fn map_module(engine: &Engine, file: File) -> wasmtime::Result<Module> {
     // SAFETY: the file must be the unmodified output of Wasmtime's compiler, and must not change while it is mapped.
-    // `Artifact` is made by the cache, or from the descriptor of one across a fork (`inherited`). The cache takes files
+    // `Artifact` is made by the cache, or from the same file across a fork (`inherit`). The cache takes files
     // from the compile child, compares their identity (device, inode, ctime, size) or their sha256 with what it recorded
     // at that time, and keeps them in a directory of mode 0700 owned by the user it runs as. Artifacts are never written
     // in place: they are renamed into place when whole, and only ever unlinked. Code from images or users never gets

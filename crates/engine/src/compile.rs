@@ -2,7 +2,8 @@
 //! compiler reads bytes from strangers.
 
 use crate::config::{Role, Variant, config};
-use plan::{Failure, Report};
+use plan::{Digest, Failure, Report};
+use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -43,13 +44,14 @@ pub fn compile(job: CompileJob, go: impl FnOnce() -> bool, report: &mut dyn FnMu
         return;
     }
     match write_artifact(&job) {
-        Ok(()) => report(Report::Compiled),
+        Ok(wasm) => report(Report::Compiled { wasm }),
         Err(error) => report(Report::Failed(Failure::Message(error))),
     }
 }
 
-fn write_artifact(job: &CompileJob) -> Result<(), String> {
+fn write_artifact(job: &CompileJob) -> Result<Digest, String> {
     let wasm = read(&job.wasm).map_err(|error| one_line("read wasm", &error))?;
+    let digest = Digest::from_sha256(Sha256::digest(&wasm).into());
     let code = translate(&wasm, job.variant)?;
     drop(wasm);
     let mut output = &job.output;
@@ -57,7 +59,8 @@ fn write_artifact(job: &CompileJob) -> Result<(), String> {
     output
         .write_all(&code)
         .and_then(|()| output.sync_all())
-        .map_err(|error| one_line("write compiled code to the cache", &error))
+        .map_err(|error| one_line("write compiled code to the cache", &error))?;
+    Ok(digest)
 }
 
 /// Reads from the start, wherever the cursor is: the description may be shared with a process that hashed the file.

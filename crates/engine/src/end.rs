@@ -63,7 +63,7 @@ fn reason(error: &wasmtime::Error) -> String {
         // The first line says only that a backtrace follows.
         for line in backtrace.to_string().lines().skip(1) {
             reason.push('\n');
-            reason.push_str(line);
+            reason.push_str(&plan::printable(line));
         }
     }
     truncate(reason)

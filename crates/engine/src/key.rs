@@ -23,6 +23,11 @@ impl ArtifactKey {
         Ok(ArtifactKey { source: *source, compatibility: cache.compatibility(variant)?, variant })
     }
 
+    /// The digest of the wasm that the artifact is made from.
+    pub fn source(&self) -> &Digest {
+        &self.source
+    }
+
     /// The file name of the artifact.
     pub(crate) fn file_name(&self) -> String {
         format!("{}-{}-{}", self.source.hex(), self.compatibility, self.variant.name())

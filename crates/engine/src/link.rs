@@ -180,5 +180,5 @@ fn missing_import(error: &wasmtime::Error) -> String {
 }
 
 fn message(plan: &RunPlan, what: &str) -> Failure {
-    Failure::Message(format!("{} {what}", plan.source.origin))
+    Failure::Message(plan::printable(&format!("{} {what}", plan.source.origin)))
 }

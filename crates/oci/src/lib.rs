@@ -1,5 +1,6 @@
 //! Turns a bundle, its image and its settings into a [`plan::RunPlan`]; the only maker of one.
-//! Reads only: it never writes, mounts or changes anything. It must not know Wasmtime, nor the task protocol.
+//! Reads only: it never mounts or changes anything; what containerd streams goes to a file without a name. It must not
+//! know Wasmtime, nor the task protocol.
 //!
 //! [`lower`] reads the spec (`bundle`), refuses what is not built (`unbuilt`), gathers the settings (`settings`), lowers
 //! the spec (`lowering`) and finds the wasm (`source`: a file, or `image`: a layer).

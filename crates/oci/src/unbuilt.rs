@@ -2,6 +2,7 @@
 //! It must not turn anything into a plan.
 
 use crate::bundle::Bundle;
+use std::path::PathBuf;
 
 /// `sandbox` for the pause container of a pod, `container` for the others (containerd, `internal/cri/annotations`).
 const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
@@ -18,6 +19,9 @@ pub enum Error {
     /// OCI hooks, which must not be skipped silently.
     #[error("oci hooks are not built yet: remove {0} from the spec")]
     Hooks(&'static str),
+    /// `root.path` outside of the bundle: `ctr run --rootfs`.
+    #[error("root filesystem {0} outside of the bundle is not built yet: run the container from an image")]
+    Rootfs(PathBuf),
     /// `linux.sysctl`.
     #[error("sysctls are not built yet: remove {0} from the spec")]
     Sysctl(String),
@@ -25,12 +29,14 @@ pub enum Error {
 
 /// Refuses what the rest of this crate would otherwise have to ignore.
 pub(crate) fn refuse(bundle: &Bundle) -> Result<(), Error> {
-    // Issue 7 (pods through CRI) replaces this check by a plan for the pause container.
     if bundle.annotations.get(CONTAINER_TYPE).is_some_and(|kind| kind == "sandbox") {
         return Err(Error::Sandbox);
     }
     if bundle.process.terminal() == Some(true) {
         return Err(Error::Terminal);
+    }
+    if let Some(root) = foreign_root(bundle) {
+        return Err(Error::Rootfs(root));
     }
     if let Some(hook) = first_hook(bundle) {
         return Err(Error::Hooks(hook));
@@ -40,6 +46,13 @@ pub(crate) fn refuse(bundle: &Bundle) -> Result<(), Error> {
         Some(name) => Err(Error::Sysctl(name.clone())),
         None => Ok(()),
     }
+}
+
+/// A root filesystem elsewhere than containerd mounts the image's.
+fn foreign_root(bundle: &Bundle) -> Option<PathBuf> {
+    let path = bundle.spec.root().as_ref()?.path();
+    let inside = bundle.path.join(path) == bundle.path.join("rootfs");
+    (!inside && !path.as_os_str().is_empty()).then(|| path.clone())
 }
 
 fn first_hook(bundle: &Bundle) -> Option<&'static str> {

@@ -42,15 +42,11 @@ pub enum MountSource {
     },
 }
 
-/// Per-mount flags (`mount(2)`).
+/// Per-mount flags (`mount(2)`). `nosuid` and `nodev` are none: every mount of a guest has them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountFlags {
     /// `ro`.
     pub read_only: bool,
-    /// `nosuid`.
-    pub nosuid: bool,
-    /// `nodev`.
-    pub nodev: bool,
     /// `noexec`.
     pub noexec: bool,
     /// `noatime`.

@@ -1,6 +1,6 @@
 //! What the container process and the compile child tell the shim.
 
-use crate::ExitStatus;
+use crate::{Digest, ExitStatus};
 use serde::{Deserialize, Serialize};
 
 /// A message from a child process to the shim, in the order they are sent.
@@ -13,7 +13,10 @@ pub enum Report {
     /// The child gives up before the guest ran.
     Failed(Failure),
     /// The compile child wrote the whole artifact.
-    Compiled,
+    Compiled {
+        /// The digest of the bytes that it compiled: the file may have changed since the shim took its own.
+        wasm: Digest,
+    },
     /// A growth of the guest's memory was refused for the first time.
     GrowthRefused {
         /// The limit, bytes.
@@ -33,6 +36,7 @@ pub enum Failure {
 }
 
 /// An error and its sources as the one line for the user. Sources that say nothing new are left out.
+/// Names from images may be in it: see [`printable`].
 pub fn one_line(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
@@ -44,5 +48,36 @@ pub fn one_line(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    line.replace('\n', " ")
+    printable(&line.replace('\n', " "))
+}
+
+/// Text that may hold names from an image, fit for a terminal and a log: control characters but the line feed are
+/// escaped, and it ends after 2 KiB.
+pub fn printable(text: &str) -> String {
+    const LONGEST: usize = 2048;
+    let mut shown = String::with_capacity(text.len().min(LONGEST));
+    for c in text.chars() {
+        if shown.len() >= LONGEST {
+            shown.push('…');
+            break;
+        }
+        match c {
+            '\n' => shown.push(c),
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_from_images_are_escaped_and_bounded() {
+        assert_eq!(printable("a\x1b[31mb\u{85}\n"), "a\\u{1b}[31mb\\u{85}\n");
+        let long = printable(&"ö".repeat(70_000));
+        assert!(long.len() < 2060 && long.ends_with("ö…"), "{}", long.len());
+    }
 }

@@ -4,9 +4,9 @@
 
 use crate::syscall;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, pivot_root, unlinkat};
 use plan::{Mount, MountFlags, MountSource, RootAccess, RunPlan};
 use serde::{Deserialize, Serialize};
@@ -76,15 +76,6 @@ pub enum MountError {
         #[source]
         source: io::Error,
     },
-    /// A mount point that was made cannot be removed.
-    #[error("remove mount point {path} from the container")]
-    Remove {
-        /// In the container.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
     /// The kernel refused the mount.
     #[error("mount on {path} in the container")]
     Mount {
@@ -111,6 +102,10 @@ pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, MountError> {
 /// Must run in a mount namespace of the container's own that propagates nothing to the node.
 pub(crate) fn enter(rootfs: &Path, plan: &RunPlan) -> Result<(), MountError> {
     let fail = |source: io::Error| MountError::Mount { path: PathBuf::from("/"), source };
+    // A volume cloned from a slave mount would let mounts in that the node makes later, writable and with devices,
+    // since the attributes below are set once.
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(|errno| fail(errno.into()))?;
     if plan.root == RootAccess::Hidden {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("tmpfs"), rootfs, Some("tmpfs"), flags, Some("mode=755,size=64k")).map_err(|e| fail(e.into()))?;
@@ -160,27 +155,22 @@ pub(crate) fn make(root: &OwnedFd, point: &MountPoint) -> Result<(), MountError>
     made.map_err(fail)
 }
 
-/// Removes a mount point that [`make`] made, if it is still there and empty.
-pub(crate) fn remove(root: &OwnedFd, point: &MountPoint) -> Result<(), MountError> {
-    let fail = |errno: Errno| MountError::Remove { path: point.path.clone(), source: errno.into() };
-    let (parent, name) = match parent(root, &point.path) {
-        Err(Errno::ENOENT) => return Ok(()),
-        parent => parent.map_err(fail)?,
-    };
-    let removed = match point.kind {
+/// Removes a mount point that [`make`] made, if it is still there and empty. What the guest moved, filled or replaced is
+/// the guest's now, and no reason to fail: a guest must not be able to hinder its own deletion.
+pub(crate) fn remove(root: &OwnedFd, point: &MountPoint) {
+    let removed = parent(root, &point.path).and_then(|(parent, name)| match point.kind {
         MountPointKind::Directory => unlinkat(&parent, name, UnlinkatFlags::RemoveDir),
-        MountPointKind::File => remove_empty_file(root, &parent, name, &point.path),
-    };
-    match removed {
-        // The guest used the directory, or made something else of the file: it is the guest's now.
-        Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::ENOTDIR | Errno::EISDIR) => Ok(()),
-        Err(errno) => Err(fail(errno)),
+        MountPointKind::File => remove_empty_file(&parent, name),
+    });
+    if let Err(errno) = removed {
+        tracing::debug!(path = %point.path.display(), %errno, "a mount point is left to the root filesystem");
     }
 }
 
-fn remove_empty_file(root: &OwnedFd, parent: &OwnedFd, name: &Path, path: &Path) -> Result<(), Errno> {
-    let file = fstat(resolve(root, path)?)?;
-    if file.st_size > 0 {
+fn remove_empty_file(parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
+    let file = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    let kind = SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFREG || file.st_size > 0 {
         return Ok(());
     }
     unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)

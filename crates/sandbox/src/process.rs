@@ -6,15 +6,22 @@ use crate::syscall::{self, Cloned};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{Backlog, getsockopt, listen};
+use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::setsid;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::io::unix::AsyncFd;
 
 /// The child's end of the channel, in its table of descriptors.
 const CHANNEL: RawFd = 3;
+
+/// The kernel's `PF_EXITING` (include/linux/sched.h).
+const EXITING: u32 = 0x4;
 
 /// How a process ended, as the kernel says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +83,12 @@ impl Child {
         }
     }
 
+    /// Ends the process if it still runs, and reaps it.
+    pub async fn end(&self) {
+        self.kill();
+        let _ = self.wait().await;
+    }
+
     /// Ends the process if it still runs.
     pub fn kill(&self) {
         let _ = self.signal(Signal::SIGKILL as u32);
@@ -91,22 +104,45 @@ pub(crate) struct Descriptors<'a> {
 }
 
 /// Forks this process; `body` runs in the child, which holds no descriptor but the given ones, and never returns.
+/// Descriptors of objects that `body` captures are closed in it.
 ///
-/// The caller must be single-threaded and outside of any async runtime's context, since the child makes its own. The
-/// child must not drop objects it inherits from a runtime: they share an epoll instance with the parent.
+/// Refused in a process of several threads: locks that the others hold would stay locked in the child for ever. The
+/// caller must be outside of any async runtime's context, since the child makes its own.
 pub(crate) fn fork(
     namespaces: i32,
     descriptors: &Descriptors<'_>,
     body: impl FnOnce(ChildEnd, Vec<OwnedFd>),
 ) -> io::Result<Spawned> {
     let (ours, theirs) = UnixStream::pair()?;
-    match syscall::fork(namespaces)? {
+    match fork_alone(namespaces)? {
         Cloned::Parent { pid, pidfd } => Ok(Spawned { pid, pidfd, socket: ours }),
-        Cloned::Child => {
-            if let Ok(rest) = lay_out(descriptors, theirs.as_fd()) {
-                body(ChildEnd::new(syscall::own(CHANNEL)), rest);
-            }
-            syscall::exit_now(1)
+        Cloned::Child => for_good(|| {
+            let mut laid_out = lay_out(descriptors, theirs.as_fd())?;
+            let rest = laid_out.split_off(1);
+            let channel = laid_out.remove(0);
+            body(ChildEnd::new(channel), rest);
+            Ok(())
+        }),
+    }
+}
+
+fn fork_alone(namespaces: i32) -> io::Result<Cloned> {
+    if std::fs::read_dir("/proc/self/task")?.count() > 1 {
+        return Err(io::Error::other("the process has more than one thread"));
+    }
+    // SAFETY: there is no other thread, as was just seen, and none is made meanwhile by this one.
+    Ok(unsafe { syscall::fork(namespaces) }?)
+}
+
+/// Runs the whole life of a forked child. A panic ends it here: unwound further, it would drop what belongs to the
+/// parent, such as temporary files and objects of a runtime, whose epoll instance is shared.
+fn for_good(life: impl FnOnce() -> Result<(), Errno>) -> ! {
+    const PANICKED: i32 = 101;
+    match catch_unwind(AssertUnwindSafe(life)) {
+        Ok(_) => syscall::exit_now(1),
+        Err(payload) => {
+            std::mem::forget(payload);
+            syscall::exit_now(PANICKED)
         }
     }
 }
@@ -114,26 +150,38 @@ pub(crate) fn fork(
 /// Forks this process into a daemon that outlives it: a session of its own, nothing open but `listener`, `/dev/null`
 /// for stdio. `body` runs in the daemon. The caller must be single-threaded.
 pub fn daemonize(listener: OwnedFd, body: impl FnOnce(OwnedFd)) -> io::Result<u32> {
-    match syscall::fork(0)? {
+    match fork_alone(0)? {
         Cloned::Parent { pid, .. } => Ok(pid.unsigned_abs()),
-        Cloned::Child => {
-            if let Ok(listener) = detach(listener.as_fd()) {
-                body(listener);
-            }
-            syscall::exit_now(1)
-        }
+        Cloned::Child => for_good(|| {
+            body(detach(listener.as_fd())?);
+            Ok(())
+        }),
     }
 }
 
-fn detach(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+fn detach(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(|_| Errno::last())?;
     // Never dropped: laying out closes it, and its number may be one that the layout gives to another.
     let null = std::mem::ManuallyDrop::new(null);
     setsid()?;
+    // Not the unit's of containerd: what is made in a root filesystem must be reachable by the container's user.
+    umask(Mode::from_bits_truncate(0o022));
     // The listener takes the place that a child's channel has.
     let layout = Descriptors { stdio: [null.as_fd(); 3], rest: Vec::new() };
-    lay_out(&layout, listener)?;
-    Ok(syscall::own(CHANNEL))
+    let listener = lay_out(&layout, listener)?.remove(0);
+    // Once more, by this process: it is the one that connections now name as their peer, see `serves`.
+    listen(&listener, Backlog::MAXCONN)?;
+    Ok(listener)
+}
+
+/// Whether the daemon behind a fresh connection to its listener is to stay. A process that was killed closes its
+/// descriptors one by one: its other connections may be gone already while its listener still takes new ones.
+pub fn serves(connection: &UnixStream) -> bool {
+    let Ok(peer) = getsockopt(connection, PeerCredentials) else { return false };
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", peer.pid())).unwrap_or_default();
+    // proc_pid_stat(5): the name in parentheses may hold blanks; flags are the seventh field after it.
+    let flags = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & EXITING == 0)
 }
 
 /// Ends this process at once, without destructors or exit handlers.
@@ -141,6 +189,7 @@ pub fn exit(code: i32) -> ! {
     syscall::exit_now(code)
 }
 
+/// Gives the channel, then the rest.
 fn lay_out(descriptors: &Descriptors<'_>, channel: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Errno> {
     let wanted: Vec<_> =
         descriptors.stdio.iter().copied().chain([channel]).chain(descriptors.rest.iter().copied()).collect();
@@ -149,12 +198,15 @@ fn lay_out(descriptors: &Descriptors<'_>, channel: BorrowedFd<'_>) -> Result<Vec
     let parked: Vec<OwnedFd> =
         wanted.iter().map(|fd| syscall::duplicate_above(*fd, count)).collect::<Result<_, _>>()?;
     for (number, fd) in (0..).zip(&parked) {
-        syscall::duplicate_to(fd.as_fd(), number)?;
+        // SAFETY: what owned the number belongs to the parent, and this child never uses it.
+        unsafe { syscall::duplicate_to(fd.as_fd(), number) }?;
     }
     std::mem::forget(parked);
     // An inherited descriptor of the task service would hide the shim's death from containerd.
-    syscall::close_from(count.unsigned_abs())?;
-    Ok((CHANNEL + 1..count).map(syscall::own).collect())
+    // SAFETY: as above; those parked are forgotten.
+    unsafe { syscall::close_from(count.unsigned_abs()) }?;
+    // SAFETY: each number was laid out just now and is owned here alone.
+    Ok((CHANNEL..count).map(|number| unsafe { syscall::own(number) }).collect())
 }
 
 /// Ties this process to its parent's life. Set again after a change of identity, which clears it (prctl(2)).

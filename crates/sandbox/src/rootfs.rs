@@ -115,16 +115,13 @@ pub fn make_mount_points(path: &Path, points: &[MountPoint]) -> Result<(), Rootf
     Ok(())
 }
 
-/// Removes mount points that [`make_mount_points`] made, unless the guest put something there. Already gone is fine.
-pub fn remove_mount_points(path: &Path, points: &[MountPoint]) -> Result<(), RootfsError> {
-    if points.is_empty() {
-        return Ok(());
-    }
-    let root = mounts::open_root(path)?;
+/// Removes mount points that [`make_mount_points`] made, unless the guest made something of them. Already gone is fine.
+pub fn remove_mount_points(path: &Path, points: &[MountPoint]) {
+    // A root filesystem that is gone has no mount points.
+    let Ok(root) = mounts::open_root(path) else { return };
     for point in points.iter().rev() {
-        mounts::remove(&root, point)?;
+        mounts::remove(&root, point);
     }
-    Ok(())
 }
 
 fn mount_one(target: &Path, layer: &Layer) -> io::Result<()> {

@@ -37,7 +37,6 @@ const COMMON: &[i64] = &[
     libc::SYS_membarrier,
     libc::SYS_mremap,
     libc::SYS_munmap,
-    libc::SYS_prctl,
     libc::SYS_pread64,
     libc::SYS_pwrite64,
     libc::SYS_read,
@@ -51,7 +50,6 @@ const COMMON: &[i64] = &[
     libc::SYS_sched_yield,
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
     libc::SYS_write,
     libc::SYS_writev,
 ];
@@ -126,6 +124,13 @@ fn with_threads(mut rules: BTreeMap<i64, Vec<SeccompRule>>) -> Result<[BpfProgra
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let no_clone3 = build(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.unsigned_abs()))?;
     let thread = libc::CLONE_THREAD as u64;
+    // Names of threads, and of memory (glibc); not the tie to the shim, PR_SET_PDEATHSIG.
+    let naming = [libc::PR_SET_NAME, libc::PR_SET_VMA].map(|option| equals(option as u64));
+    let naming: Result<Vec<_>, _> = naming.into_iter().map(|condition| SeccompRule::new(vec![condition?])).collect();
+    rules.insert(libc::SYS_prctl, naming?);
+    // To itself, as abort(3) does: a pid namespace may be shared.
+    let own = u64::from(std::process::id());
+    rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![equals(own)?])?]);
     let is_thread = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), thread)?;
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![is_thread])?]);
     rules.insert(libc::SYS_clone3, Vec::new());
@@ -144,6 +149,11 @@ fn allow(lists: &[&[i64]]) -> BTreeMap<i64, Vec<SeccompRule>> {
 fn not_executable() -> Result<SeccompCondition, BackendError> {
     let executable = libc::PROT_EXEC as u64;
     SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(executable), 0)
+}
+
+/// The first argument; the kernel takes 32 bits of it.
+fn equals(value: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
 }
 
 fn allow_only(rules: BTreeMap<i64, Vec<SeccompRule>>) -> Result<BpfProgram, SeccompError> {

@@ -69,11 +69,6 @@ impl Kept {
         self.stdin = None;
     }
 
-    /// Takes the writer of stdout and stderr away, so that the client sees their end.
-    pub fn close(&mut self) {
-        *self = Kept::default();
-    }
-
     /// Writes a message to the container's stderr. A fifo that stays full is given up on: nobody reads it.
     pub async fn tell(&self, message: &str) -> io::Result<()> {
         let [_, Some(stderr)] = &self.outputs else { return Ok(()) };

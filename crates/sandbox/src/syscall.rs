@@ -1,4 +1,4 @@
-//! The system calls that no library wraps. Each wrapper is safe to call; everything above builds on these.
+//! The system calls that no library wraps. Everything above builds on these.
 
 use nix::errno::Errno;
 use std::ffi::CStr;
@@ -29,8 +29,10 @@ struct CloneArgs {
 
 /// Forks this process into new namespaces (`CLONE_NEW*` in `namespaces`) and returns a pidfd of the child.
 ///
-/// The caller must be single-threaded: a lock held by another thread would stay locked in the child for ever.
-pub(crate) fn fork(namespaces: i32) -> Result<Cloned, Errno> {
+/// # Safety
+///
+/// The process must have one thread: a lock held by another would stay locked in the child for ever.
+pub(crate) unsafe fn fork(namespaces: i32) -> Result<Cloned, Errno> {
     let mut pidfd: RawFd = -1;
     let mut args = CloneArgs {
         flags: namespaces as u64 | libc::CLONE_PIDFD as u64,
@@ -58,9 +60,12 @@ pub(crate) fn exit_now(code: i32) -> ! {
 }
 
 /// Makes `from` the descriptor `to`, which replaces what was there and survives exec.
-pub(crate) fn duplicate_to(from: BorrowedFd<'_>, to: RawFd) -> Result<(), Errno> {
-    // SAFETY: dup2 of a borrowed, hence open, descriptor. The number `to` is one the caller lays out anew right after
-    // a fork, before any object of this process may use it again.
+///
+/// # Safety
+///
+/// No object of this process may use the number `to` as its own afterwards.
+pub(crate) unsafe fn duplicate_to(from: BorrowedFd<'_>, to: RawFd) -> Result<(), Errno> {
+    // SAFETY: dup2 of a borrowed, hence open, descriptor; the caller answers for `to`.
     Errno::result(unsafe { libc::dup2(from.as_raw_fd(), to) }).map(drop)
 }
 
@@ -73,14 +78,22 @@ pub(crate) fn duplicate_above(from: BorrowedFd<'_>, lowest: RawFd) -> Result<Own
 }
 
 /// Takes ownership of a descriptor that [`duplicate_to`] laid out.
-pub(crate) fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: called once for each number that the caller itself laid out after the fork.
+///
+/// # Safety
+///
+/// The descriptor must be open, and nothing else may own it.
+pub(crate) unsafe fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: as the caller promises.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Closes every descriptor from `first` on.
-pub(crate) fn close_from(first: u32) -> Result<(), Errno> {
-    // SAFETY: only called right after a fork in the child, which uses none of the objects that own these descriptors.
+///
+/// # Safety
+///
+/// No object of this process may use these descriptors afterwards.
+pub(crate) unsafe fn close_from(first: u32) -> Result<(), Errno> {
+    // SAFETY: closing is harmless to memory; the caller answers for the owners.
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0u32) }).map(drop)
 }
 

@@ -8,11 +8,17 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// The file in each bundle from which containerd 1.6 and 1.7 find the shim again.
 const FILE: &str = "address";
 /// What a unix socket's path may measure (unix(7)), less the terminating zero.
 const LONGEST_PATH: usize = 107;
+/// How long it may stay unclear whether a listener is to stay.
+const UNCLEAR: Duration = Duration::from_secs(1);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How the address is written for containerd.
 const SCHEME: &str = "unix://";
 
@@ -43,12 +49,22 @@ pub(crate) enum AddressError {
 }
 
 impl Address {
-    /// The address of `group`: in the directory that containerd names, else in `s` beside containerd's own socket.
+    /// The address of `group` of the shim that starts.
     pub(crate) fn of_group(bootstrap: &Bootstrap, group: &str) -> Result<Address, AddressError> {
-        let beside = || bootstrap.grpc.parent().unwrap_or(Path::new("/run/containerd")).join("s");
-        let dir = bootstrap.socket_dir.clone().unwrap_or_else(beside);
+        Address::at(&bootstrap.grpc, &bootstrap.namespace, group, bootstrap.socket_dir.as_deref())
+    }
+
+    /// The address of `group`: in the directory that containerd names, else in `s` beside containerd's own socket.
+    pub(crate) fn at(
+        grpc: &Path,
+        namespace: &str,
+        group: &str,
+        socket_dir: Option<&Path>,
+    ) -> Result<Address, AddressError> {
+        let beside = || grpc.parent().unwrap_or(Path::new("/run/containerd")).join("s");
+        let dir = socket_dir.map(Path::to_owned).unwrap_or_else(beside);
         let mut hash = Sha256::new();
-        for part in [bootstrap.grpc.to_string_lossy().as_ref(), &bootstrap.namespace, group] {
+        for part in [grpc.to_string_lossy().as_ref(), namespace, group] {
             hash.update(part);
             hash.update([0]);
         }
@@ -64,14 +80,34 @@ impl Address {
     pub(crate) fn claim(&self) -> Result<Claim, AddressError> {
         let dir = self.0.parent().unwrap_or(Path::new("/"));
         DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(|e| failed("make", dir, e))?;
-        // Two starts of one group must not both find the socket dead and replace each other's.
-        let lock = File::open(dir).map_err(|error| failed("open", dir, error))?;
-        lock.lock().map_err(|error| failed("lock", dir, error))?;
-        if UnixStream::connect(&self.0).is_ok() {
+        let _lock = self.lock()?;
+        if self.is_served() {
             return Ok(Claim::Served);
         }
         self.remove()?;
         UnixListener::bind(&self.0).map(Claim::Ours).map_err(|error| failed("listen on", &self.0, error))
+    }
+
+    /// Held while a socket is looked at and then made or removed: two who find it dead must not take away each other's.
+    fn lock(&self) -> Result<File, AddressError> {
+        let dir = self.0.parent().unwrap_or(Path::new("/"));
+        let lock = File::open(dir).map_err(|error| failed("open", dir, error))?;
+        lock.lock().map_err(|error| failed("lock", dir, error))?;
+        Ok(lock)
+    }
+
+    /// Whether a shim listens there that is to stay. The listener of one that is being killed, or was just forked, is
+    /// looked at again until it is clear which.
+    fn is_served(&self) -> bool {
+        let deadline = Instant::now() + UNCLEAR;
+        loop {
+            match UnixStream::connect(&self.0) {
+                Err(_) => return false,
+                Ok(connection) if sandbox::process::serves(&connection) => return true,
+                Ok(_) if Instant::now() > deadline => return true,
+                Ok(_) => sleep(PAUSE),
+            }
+        }
     }
 
     /// Removes the socket. Already gone is fine.
@@ -84,9 +120,14 @@ impl Address {
 
     /// Removes the socket if nobody listens on it: its shim was killed.
     pub(crate) fn remove_if_dead(&self) -> Result<(), AddressError> {
-        match UnixStream::connect(&self.0) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => self.remove(),
-            _ => Ok(()),
+        let _lock = match self.lock() {
+            // The directory is gone, and the socket with it.
+            Err(AddressError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+            lock => lock?,
+        };
+        match self.is_served() {
+            true => Ok(()),
+            false => self.remove(),
         }
     }
 

@@ -15,6 +15,8 @@ use tokio::time::timeout;
 
 /// SIGABRT: how a process without memory ends itself.
 const ABORT: i32 = 6;
+/// SIGKILL.
+const KILL: i32 = 9;
 
 /// The wasm of a plan, and where its code is kept.
 #[derive(Debug, Clone, Copy)]
@@ -53,8 +55,14 @@ pub(crate) enum ArtifactError {
         "{origin}: compiling needed more than {mib} MiB and was stopped: make it smaller or raise cache.compile-memory"
     )]
     Large { origin: String, mib: u64 },
+    #[error(
+        "{origin}: the compiler was killed, as the kernel does when the node is out of memory: free some, try again"
+    )]
+    Killed { origin: String },
     #[error("{origin}: the compiler ended by signal {signal}: report this wasm as a fault of the compiler")]
     Crashed { origin: String, signal: i32 },
+    #[error("{origin} changed while it was compiled: start the container again when it is written")]
+    Changed { origin: String },
     #[error("{origin}: the compiler ended without a word")]
     Silent { origin: String },
 }
@@ -177,7 +185,9 @@ impl Source<'_> {
         match timeout(patience, channel.reports.next()).await {
             Err(_) => Err(ArtifactError::Slow { origin: self.origin.to_string(), seconds: patience.as_secs() }),
             Ok(report) => match report? {
-                Some(Report::Compiled) => Ok(Some(begun.elapsed())),
+                Some(Report::Compiled { wasm }) if wasm == *key.source() => Ok(Some(begun.elapsed())),
+                // The code of other bytes must not get the name of these.
+                Some(Report::Compiled { .. }) => Err(ArtifactError::Changed { origin: self.origin.to_string() }),
                 other => Err(self.unexpected(other, child).await),
             },
         }
@@ -200,6 +210,7 @@ impl Source<'_> {
         let origin = self.origin.to_string();
         match ended {
             Ended::Signal(ABORT) => ArtifactError::Large { origin, mib: self.cache.compile.memory_bytes >> 20 },
+            Ended::Signal(KILL) => ArtifactError::Killed { origin },
             Ended::Signal(signal) => ArtifactError::Crashed { origin, signal },
             Ended::Code(_) => ArtifactError::Silent { origin },
         }

@@ -25,18 +25,20 @@ pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
     response.exit_status = KILLED;
     response.exited_at = MessageField::some(timestamp(SystemTime::now()));
     if let Some(record) = Record::load(&bundle)? {
-        undo(&bundle, &record)?;
         response.pid = record.pid.unwrap_or_default();
+        undo(&bundle, &record)?;
         Record::remove(&bundle)?;
     }
-    if let Some(address) = Address::load(&bundle) {
+    // Where create failed because the shim was killed, containerd may remove the bundle at this very moment.
+    let address = Address::load(&bundle).or_else(|| Address::at(&args.address, &args.namespace, &args.id, None).ok());
+    if let Some(address) = address {
         address.remove_if_dead()?;
     }
     Ok(std::io::stdout().write_all(&response.write_to_bytes()?)?)
 }
 
 fn undo(bundle: &Path, record: &Record) -> anyhow::Result<()> {
-    Cgroup::at(&record.cgroup).context("find the container's cgroup")?.remove()?;
+    Cgroup::at(&record.cgroup).context("find the container's cgroup")?.remove_blocking()?;
     let root: PathBuf = bundle.join("rootfs");
     if record.mount_points.is_empty() {
         return Ok(());
@@ -44,7 +46,6 @@ fn undo(bundle: &Path, record: &Record) -> anyhow::Result<()> {
     // The shim's mounts ended with it. The mount points it made are below them.
     rootfs::enter_own_mount_namespace().context("make a mount namespace")?;
     rootfs::mount_all(&root, &record.layers)?;
-    let removed = rootfs::remove_mount_points(&root, &record.mount_points);
-    rootfs::unmount(&root)?;
-    Ok(removed?)
+    rootfs::remove_mount_points(&root, &record.mount_points);
+    Ok(rootfs::unmount(&root)?)
 }

@@ -33,7 +33,7 @@ fn features() -> serde_json::Value {
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
-        "mountOptions": ["bind", "noatime", "nodev", "noexec", "nosuid", "rbind", "ro", "rprivate", "rslave", "rw"],
+        "mountOptions": ["bind", "noatime", "nodev", "noexec", "nosuid", "rbind", "ro", "rprivate", "rro", "rw"],
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
             "capabilities": [],

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// `O_NONBLOCK`: a log that nobody reads must not stop the shim.
-const NONBLOCK: i32 = 0o4000;
+/// A log that nobody reads must not stop the shim.
+const NONBLOCK: i32 = libc::O_NONBLOCK;
 
 static MUTE: AtomicBool = AtomicBool::new(false);
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// The versions that tests run on; `test/containerd.sh` fetches them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +53,9 @@ impl fmt::Display for Version {
         })
     }
 }
+
+/// How long shims may take to leave after their last container.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// The daemon's process, while it is there.
 #[derive(Debug)]
@@ -186,9 +190,12 @@ impl Containerd {
 
     /// Stops it, and fails with everything that was left behind; what was left is removed.
     pub fn stop(&self) -> Result<()> {
-        self.end(Signal::SIGTERM);
         let namespaces = self.namespaces.lock().expect("no test panics with the lock");
-        let left = leftovers::find(&self.dir, &config::state(&self.dir), &namespaces, &self.before);
+        let look = || leftovers::find(&self.dir, &config::state(&self.dir), &namespaces, &self.before);
+        self.end(Signal::SIGTERM);
+        // The shim of the last container leaves a moment after it.
+        let gone = wait::until_within(LEAVING, "nothing is left", || Ok(look().is_empty().then_some(())));
+        let left = if gone.is_ok() { Vec::new() } else { look() };
         let log = self.log_tail(0);
         leftovers::remove(&self.dir, &namespaces)?;
         if !left.is_empty() {

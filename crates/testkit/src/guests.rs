@@ -15,7 +15,7 @@ use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
 };
 
-pub use generate::{Work, compile_bomb, many_functions, padded};
+pub use generate::{Work, compile_bomb, importing, many_functions, padded};
 
 /// Where the sources are.
 pub fn folder() -> PathBuf {

@@ -32,10 +32,10 @@ pub fn find(dir: &Path, state: &Path, namespaces: &[String], before: &Before) ->
     for mount in mounts_below(dir) {
         left.push(format!("mount {}", mount.display()));
     }
-    for group in cgroups(namespaces) {
+    for group in cgroups(namespaces).into_iter().chain(parents(namespaces)) {
         left.push(format!("cgroup {}", group.display()));
     }
-    for folder in [dir.join("s"), dir.join("fifo")] {
+    for folder in [dir.join("s"), dir.join("fifo"), dir.join("cache/tmp")] {
         left.extend(tree(&folder).map(|path| format!("file {}", path.display())));
     }
     for top in [state, &dir.join("root")] {

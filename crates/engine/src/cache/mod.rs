@@ -149,7 +149,7 @@ impl Cache {
             self.write(&entry::meta_path(&path), &meta.encode())?;
         }
         entry::mark_used(&path).map_err(read_error)?;
-        Ok(Some(Artifact::from_cache(found.file)))
+        Artifact::from_cache(found.file).map(Some).map_err(read_error)
     }
 
     /// Opens what is needed to make the artifact of a key: the key's lock and a file for the output. Takes no lock of
@@ -191,7 +191,7 @@ impl Cache {
         entry::mark_used(&path).map_err(error)?;
         eviction::run(&self.dir, self.size_bytes, &path)
             .map_err(|source| self.file_error("evict from", &self.dir, source))?;
-        Ok(Artifact::from_cache(file))
+        Artifact::from_cache(file).map_err(|source| self.file_error("read", &path, source))
     }
 
     /// Removes the artifact of a key, after a process found that it cannot be loaded.

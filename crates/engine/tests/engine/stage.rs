@@ -90,7 +90,7 @@ impl Stage {
         let mut reports = Vec::new();
         compile(job, || true, &mut |report| reports.push(report));
         match reports.as_slice() {
-            [Report::Locked, Report::Compiled] => Ok(block_on(self.cache.commit(pending)).unwrap()),
+            [Report::Locked, Report::Compiled { .. }] => Ok(block_on(self.cache.commit(pending)).unwrap()),
             [Report::Locked, Report::Failed(failure)] => Err(failure.clone()),
             other => panic!("unexpected reports of the compile child: {other:?}"),
         }

@@ -111,9 +111,11 @@ fn lower_one(bundle: &Path, mount: &SpecMount, warnings: &mut Vec<String>) -> Re
             read.data.push(option);
         }
     }
-    if read.is_shared && is_bind {
-        warnings
-            .push(format!("mount at {} is not propagated to the node: a guest cannot mount", destination.display()));
+    if let Some(propagation) = read.propagation.filter(|_| is_bind) {
+        warnings.push(format!(
+            "mount at {} is private, not {propagation}: mounts that the node makes below it later do not appear",
+            destination.display()
+        ));
     }
     let source = if is_bind {
         let source = mount.source().as_ref().filter(|path| !path.as_os_str().is_empty());
@@ -134,7 +136,7 @@ fn lower_one(bundle: &Path, mount: &SpecMount, warnings: &mut Vec<String>) -> Re
 #[derive(Default)]
 struct Options<'a> {
     flags: MountFlags,
-    is_shared: bool,
+    propagation: Option<String>,
     /// Not a flag: an option of the filesystem itself.
     data: Vec<&'a str>,
 }
@@ -143,20 +145,18 @@ impl Options<'_> {
     /// Takes an option that holds for every kind of mount; false if it is none.
     fn take(&mut self, option: &str) -> bool {
         match option {
-            "ro" => self.flags.read_only = true,
+            // Every read-only mount is so with the mounts below it.
+            "ro" | "rro" => self.flags.read_only = true,
             "rw" => self.flags.read_only = false,
-            "nosuid" => self.flags.nosuid = true,
-            "suid" => self.flags.nosuid = false,
-            "nodev" => self.flags.nodev = true,
-            "dev" => self.flags.nodev = false,
+            // Devices and set-user-id programs are never for a guest.
+            "nosuid" | "suid" | "nodev" | "dev" => {}
             "noexec" => self.flags.noexec = true,
             "exec" => self.flags.noexec = false,
             "noatime" => self.flags.noatime = true,
             // `relatime` is the kernel's default; `strictatime` differs in access times only.
             "relatime" | "strictatime" | "atime" => self.flags.noatime = false,
-            "shared" | "rshared" => self.is_shared = true,
-            // The container's mount namespace is a slave of the node's in any case.
-            "bind" | "rbind" | "defaults" | "private" | "rprivate" | "slave" | "rslave" => {}
+            "shared" | "rshared" | "slave" | "rslave" => self.propagation = Some(option.to_owned()),
+            "bind" | "rbind" | "defaults" | "private" | "rprivate" => {}
             _ => return false,
         }
         true

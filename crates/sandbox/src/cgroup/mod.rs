@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// How long the members of a killed cgroup may take to end.
 const EMPTYING: Duration = Duration::from_secs(10);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Why a cgroup could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,14 +38,12 @@ pub enum CgroupError {
         #[source]
         source: io::Error,
     },
-    /// It is another container's: its processes would be limited, and ended, with ours.
-    #[error("cgroup {path} has processes already ({count}): give each container a cgroup of its own")]
-    Occupied {
-        /// Below the root of each hierarchy.
-        path: String,
-        /// How many.
-        count: usize,
-    },
+    /// It is another's, whose processes would be limited, and ended, with ours.
+    #[error("cgroup {0} exists already: give each container a cgroup of its own, or remove this one")]
+    Exists(PathBuf),
+    /// Somebody made cgroups below the container's.
+    #[error("cgroup {0} was made below the container's: remove it")]
+    Child(PathBuf),
     /// Members stay alive.
     #[error("cgroup {0} still has processes 10 s after they were killed")]
     Busy(PathBuf),
@@ -62,23 +62,31 @@ impl Cgroup {
         Ok(Cgroup { hierarchy: Hierarchy::of_this_node()?, path: path.trim_start_matches('/').to_owned() })
     }
 
-    /// Refuses a cgroup that others are in. To be asked before anything is made that [`Cgroup::remove`] undoes.
+    /// Refuses a cgroup that is there. To be asked before it is written down as the container's.
     pub fn ensure_free(&self) -> Result<(), CgroupError> {
-        match self.processes().len() {
-            0 => Ok(()),
-            count => Err(CgroupError::Occupied { path: format!("/{}", self.path), count }),
+        match self.dirs().into_iter().find(|dir| dir.exists()) {
+            None => Ok(()),
+            Some(dir) => Err(CgroupError::Exists(dir)),
         }
     }
 
-    /// Makes it, with its limits set before anybody is in it.
+    /// Makes it, with its limits set before anybody is in it. On failure nothing of it is left.
     pub fn create(&self, limits: &Limits) -> Result<(), CgroupError> {
-        for dir in self.dirs() {
-            make(&dir, self.hierarchy.root_of(&dir))?;
+        let dirs = self.dirs();
+        for (index, dir) in dirs.iter().enumerate() {
+            if let Err(error) = make(dir, self.hierarchy.root_of(dir)) {
+                self.unmake(&dirs[..index]);
+                return Err(error);
+            }
         }
-        match &self.hierarchy {
+        let limited = match &self.hierarchy {
             Hierarchy::V1(controllers) => v1::limit(controllers, &self.path, limits),
             Hierarchy::V2(root) => v2::limit(root, &self.path, limits),
+        };
+        if limited.is_err() {
+            self.unmake(&dirs);
         }
+        limited
     }
 
     /// Puts this process into it.
@@ -113,24 +121,51 @@ impl Cgroup {
 
     /// Ends every process in it and removes it, with those of its parents that [`Cgroup::create`] made and that are
     /// empty now. Not being there is no error.
-    pub fn remove(&self) -> Result<(), CgroupError> {
+    pub async fn remove(&self) -> Result<(), CgroupError> {
         let deadline = Instant::now() + EMPTYING;
-        loop {
-            let members = self.processes();
-            for pid in &members {
-                let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        while let Some(busy) = self.try_to_remove()? {
+            if Instant::now() > deadline {
+                return Err(CgroupError::Busy(busy));
             }
-            let busy = self.dirs().into_iter().find(|dir| !removed(dir));
-            match busy {
-                None => break,
-                Some(dir) if Instant::now() > deadline => return Err(CgroupError::Busy(dir)),
-                Some(_) => std::thread::sleep(Duration::from_millis(1)),
-            }
-        }
-        for dir in self.dirs() {
-            remove_made_parents(&dir, self.hierarchy.root_of(&dir));
+            tokio::time::sleep(PAUSE).await;
         }
         Ok(())
+    }
+
+    /// As [`Cgroup::remove`], for a process that has nothing else to do.
+    pub fn remove_blocking(&self) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + EMPTYING;
+        while let Some(busy) = self.try_to_remove()? {
+            if Instant::now() > deadline {
+                return Err(CgroupError::Busy(busy));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    /// The directory that is still in use, if there is one.
+    fn try_to_remove(&self) -> Result<Option<PathBuf>, CgroupError> {
+        for pid in self.processes() {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+        let dirs = self.dirs();
+        if let Some(busy) = dirs.iter().find(|dir| !removed(dir)) {
+            // A guest has no cgroupfs: what is below is somebody else's, and does not end with the container.
+            return match child_of(busy) {
+                Some(child) => Err(CgroupError::Child(child)),
+                None => Ok(Some(busy.clone())),
+            };
+        }
+        self.unmake(&dirs);
+        Ok(None)
+    }
+
+    fn unmake(&self, dirs: &[PathBuf]) {
+        for dir in dirs {
+            removed(dir);
+            remove_made_parents(dir, self.hierarchy.root_of(dir));
+        }
     }
 
     fn dirs(&self) -> Vec<PathBuf> {
@@ -147,17 +182,28 @@ fn make(dir: &Path, root: &Path) -> Result<(), CgroupError> {
     loop {
         match fs::create_dir(dir) {
             Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(CgroupError::Exists(dir.to_owned()));
+            }
             // Also when a neighbour's end removed a parent in this moment.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let parent = dir.parent().filter(|parent| parent.starts_with(root) && *parent != root);
                 let Some(parent) = parent else { return Err(fail(error)) };
-                make(parent, root)?;
-                add_parent_mark(parent);
+                match make(parent, root) {
+                    Ok(()) => add_parent_mark(parent),
+                    Err(CgroupError::Exists(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
             Err(error) => return Err(fail(error)),
         }
     }
+}
+
+fn child_of(dir: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(dir).ok()?.flatten();
+    let mut dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    dirs.next().map(|entry| entry.path())
 }
 
 fn removed(dir: &Path) -> bool {

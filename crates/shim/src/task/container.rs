@@ -38,12 +38,12 @@ pub(crate) enum ReleaseError {
 
 impl Owned {
     /// Gives everything back. What is gone already is no error, so a failed release can be tried again.
-    pub(crate) fn release(&self) -> Result<(), ReleaseError> {
+    pub(crate) async fn release(&self) -> Result<(), ReleaseError> {
         if let Some(cgroup) = &self.cgroup {
-            cgroup.remove()?;
+            cgroup.remove().await?;
         }
         if let Some(record) = &self.record {
-            rootfs::remove_mount_points(&self.rootfs, &record.mount_points)?;
+            rootfs::remove_mount_points(&self.rootfs, &record.mount_points);
         }
         rootfs::unmount(&self.rootfs)?;
         Ok(Record::remove(&self.bundle)?)
@@ -78,7 +78,7 @@ impl Container {
     }
 
     /// Gives everything back; see [`Owned::release`].
-    pub(crate) fn release(&self) -> Result<(), ReleaseError> {
-        self.owned.release()
+    pub(crate) async fn release(&self) -> Result<(), ReleaseError> {
+        self.owned.release().await
     }
 }

@@ -74,7 +74,7 @@ pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, Creat
         Err(error) => {
             let line = plan::one_line(&error);
             watch::explain(&request.id, &stdio.kept, termination_file.as_deref(), &line).await;
-            release_after_failure(&request.id, &owned);
+            release_after_failure(&request.id, &owned).await;
             return Err(error);
         }
     };
@@ -130,7 +130,10 @@ async fn make(
     };
     if let Some(record) = &mut owned.record {
         record.pid = Some(child.pid());
-        record.save(&owned.bundle)?;
+        if let Err(error) = record.save(&owned.bundle) {
+            child.end().await;
+            return Err(error.into());
+        }
     }
     Ok(Made { plan, child, channel })
 }
@@ -144,8 +147,9 @@ fn claim(owned: &mut Owned, layers: Vec<rootfs::Layer>, plan: &RunPlan) -> Resul
     record.save(&owned.bundle)?;
     let record = owned.record.insert(record);
     rootfs::make_mount_points(&owned.rootfs, &record.mount_points)?;
-    owned.cgroup = Some(cgroup.clone());
     cgroup.create(&plan.limits)?;
+    // Not before it is made: what another made is not removed.
+    owned.cgroup = Some(cgroup.clone());
     Ok(cgroup)
 }
 
@@ -187,32 +191,27 @@ async fn confined(
     let (plan, cgroup, stdio, rootfs) = (plan.clone(), cgroup.clone(), stdio.clone(), owned.rootfs.clone());
     let fork = move || {
         let made = Spawn { plan: &plan, rootfs: &rootfs, cgroup: &cgroup, stdio: &stdio, artifact: artifact.file() };
-        spawn(&made, run_guest)
+        spawn(&made, |inside| run_guest(inside, &artifact))
     };
     let (child, mut channel) = tasks.spawner.spawn(fork).await?;
-    match channel.reports.next().await? {
-        Some(Report::Ready) => Ok((child, channel)),
-        Some(Report::Failed(failure)) => {
-            let _ = child.wait().await;
-            Err(match failure {
-                Failure::StaleArtifact(reason) => Confining::Stale(reason),
-                Failure::Message(line) => Confining::Failed(CreateError::Refused(line)),
-            })
-        }
-        _ => {
-            child.kill();
-            let _ = child.wait().await;
-            Err(Confining::Failed(CreateError::Died))
-        }
-    }
+    let failed = match channel.reports.next().await {
+        Ok(Some(Report::Ready)) => return Ok((child, channel)),
+        Ok(Some(Report::Failed(Failure::StaleArtifact(reason)))) => Confining::Stale(reason),
+        Ok(Some(Report::Failed(Failure::Message(line)))) => Confining::Failed(CreateError::Refused(line)),
+        Ok(_) => Confining::Failed(CreateError::Died),
+        Err(error) => error.into(),
+    };
+    child.end().await;
+    Err(failed)
 }
 
 /// The life of the container process.
-fn run_guest(mut inside: Inside<'_>) {
+fn run_guest(mut inside: Inside<'_>, cached: &Artifact) {
     log::mute();
     inside.join_cgroup();
     let plan = inside.plan();
-    let loaded = match engine::load(plan, &Artifact::inherited(inside.take_artifact())) {
+    let loaded = cached.inherit(inside.take_artifact()).and_then(|artifact| engine::load(plan, &artifact));
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(failure) => inside.fail(failure),
     };
@@ -234,8 +233,8 @@ fn rootfs_mount(layer: &rootfs::Layer) -> oci::RootfsMount {
     oci::RootfsMount { kind: layer.kind.clone(), source: layer.source.clone(), options: layer.options.clone() }
 }
 
-fn release_after_failure(id: &str, owned: &Owned) {
-    if let Err(error) = owned.release() {
+async fn release_after_failure(id: &str, owned: &Owned) {
+    if let Err(error) = owned.release().await {
         let error: ReleaseError = error;
         tracing::error!(id, error = plan::one_line(&error), "something of a failed create stays");
     }

@@ -116,13 +116,15 @@ impl Tasks {
     /// Makes a container up to the point where it waits for start. Returns its pid.
     pub(crate) async fn create(&self, request: Request) -> Result<u32, TaskError> {
         let task = self.reserve(request)?;
+        let unmade = Unmade { tasks: self, task: &task };
         match create::create(self, &task).await {
-            Ok(pid) => Ok(pid),
+            Ok(pid) => {
+                std::mem::forget(unmade);
+                Ok(pid)
+            }
             Err(error) => {
                 let line = plan::one_line(&error);
                 tracing::error!(id = task.request.id, error = line, "create failed");
-                self.forget(&task.request.id);
-                task.changes.send_replace(());
                 Err(error.into())
             }
         }
@@ -153,7 +155,7 @@ impl Tasks {
         let exit = task.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
         let container = locked(&task.container).take();
         if let Some(container) = container
-            && let Err(source) = container.release()
+            && let Err(source) = container.release().await
         {
             *locked(&task.container) = Some(container);
             task.transition(Move::KeepAfterFailure)?;
@@ -207,6 +209,19 @@ impl Tasks {
 
     fn forget(&self, id: &str) {
         locked(&self.tasks).tasks.remove(id);
+    }
+}
+
+/// A task that is not created: forgotten when this is dropped, also by a panic, and who waits for it is told.
+struct Unmade<'a> {
+    tasks: &'a Tasks,
+    task: &'a Task,
+}
+
+impl Drop for Unmade<'_> {
+    fn drop(&mut self) {
+        self.tasks.forget(&self.task.request.id);
+        self.task.changes.send_replace(());
     }
 }
 

@@ -13,15 +13,15 @@ use sandbox::cgroup::Cgroup;
 use sandbox::channel::Reports;
 use sandbox::stdio::Kept;
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 /// SIGKILL.
 const KILL: i32 = 9;
-/// `O_NOFOLLOW`: the file lies where the pod's user may have put a link.
-const NOFOLLOW: i32 = 0o400_000;
+const NOFOLLOW: i32 = libc::O_NOFOLLOW;
+const NONBLOCK: i32 = libc::O_NONBLOCK;
 
 /// Waits for the end of the task's process and tells everybody.
 pub(super) async fn watch(task: Arc<Task>, plan: Arc<RunPlan>, reports: Reports, publisher: Publisher) {
@@ -54,9 +54,17 @@ pub(super) async fn explain(id: &str, kept: &Kept, termination_file: Option<&Pat
         tracing::warn!(id, %error, "the container's stderr did not take the reason");
     }
     let Some(path) = termination_file else { return };
-    let file = OpenOptions::new().append(true).custom_flags(NOFOLLOW).open(path);
-    if let Err(error) = file.and_then(|mut file| file.write_all(message.as_bytes())) {
+    if let Err(error) = append(path, message) {
         tracing::warn!(id, path = %path.display(), %error, "the termination file did not take the reason");
+    }
+}
+
+/// The file lies where the pod's user may have put anything: only a regular file is written to, and nothing waited for.
+fn append(path: &Path, message: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().append(true).custom_flags(NOFOLLOW | NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => file.write_all(message.as_bytes()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
     }
 }
 

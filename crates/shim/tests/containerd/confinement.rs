@@ -190,8 +190,16 @@ fn a_cgroup_of_another_container_is_refused(node: &Namespace) -> Result<()> {
     let path = format!("/{}/{}", node.name(), task.id);
     let image = image_of(node, "p1_hello.wat")?;
     let draft = node.task(&image).spec(|spec| spec["linux"]["cgroupsPath"] = json!(path));
-    draft.refused(&[&format!("cgroup {path} has processes already (1)"), "a cgroup of its own"])?;
+    draft.refused(&[&format!("{path} exists already"), "a cgroup of its own"])?;
+    // Nor is one shared that is below another's, or above.
+    let below = node.task(&image).spec(|spec| spec["linux"]["cgroupsPath"] = json!(format!("{path}/kid"))).create()?;
     ensure!(task.api.state(&task.id)?.status == "RUNNING", "the other container was ended");
+    task.kill(9)?;
+    task.wait()?;
+    let refused = task.api.delete_task(&task.id).expect_err("there is a cgroup below");
+    ensure!(refused.message().contains(&format!("{path}/kid was made below the container's")), "{refused}");
+    ensure!(below.api.state(&below.id)?.status == "CREATED", "the other container was ended");
+    below.remove()?;
     task.remove()
 }
 

@@ -5,13 +5,16 @@ use crate::output::image_of;
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use testkit::{Namespace, cases, process};
+use std::time::Duration;
+use testkit::guests::{self, Work};
+use testkit::{Image, Namespace, cases, process};
 
 pub(crate) const CASES: Cases = cases![
     crate::leftovers::nothing_after_two_hundred_cycles,
     crate::leftovers::nothing_after_the_shim_was_killed_before_start,
     crate::leftovers::nothing_after_the_shim_was_killed_while_running,
     crate::leftovers::nothing_after_the_shim_was_killed_after_the_exit,
+    crate::leftovers::nothing_after_the_shim_was_killed_while_compiling,
     crate::leftovers::a_deleted_id_can_be_used_again,
 ];
 
@@ -77,6 +80,27 @@ fn nothing_after_the_shim_was_killed_while_running(node: &Namespace) -> Result<(
 
 fn nothing_after_the_shim_was_killed_after_the_exit(node: &Namespace) -> Result<()> {
     killed_shim(node, Step::Exited)
+}
+
+fn nothing_after_the_shim_was_killed_while_compiling(node: &Namespace) -> Result<()> {
+    let seed = std::process::id().rotate_left(8) ^ u32::try_from(node.name().len())?;
+    let image = Image::with_file("test.local/slow:1", &guests::many_functions(Work::FIVE_MEGABYTES, seed));
+    node.import(&image)?;
+    let draft = node.task(&image);
+    let id = draft.id().to_owned();
+    draft.abandon(Duration::from_millis(500))?;
+    // The server and its compile child, which are forks of the start action.
+    let shims = process::mentioning(&format!("-namespace {}", node.name()));
+    ensure!(shims.len() >= 2, "no shim that compiles: {shims:?}");
+    for shim in shims {
+        // The child may have ended with its parent.
+        let _ = kill(Pid::from_raw(shim), Signal::SIGKILL);
+    }
+    node.until_nothing_remains()?;
+    node.api()?.delete_container(&id)?;
+    let output = node.run(&image).expect(0)?;
+    ensure!(output.text() == "compiled\n", "{output}");
+    Ok(())
 }
 
 fn a_deleted_id_can_be_used_again(node: &Namespace) -> Result<()> {

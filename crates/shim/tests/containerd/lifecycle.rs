@@ -134,7 +134,11 @@ fn calls_not_built_say_so(node: &Namespace) -> Result<()> {
     let pause = services::PauseTaskRequest { container_id: id() };
     let update = services::UpdateTaskRequest { container_id: id(), ..Default::default() };
     let exec = services::ExecProcessRequest { container_id: id(), exec_id: "e".to_owned(), ..Default::default() };
+    let resume = services::ResumeTaskRequest { container_id: id() };
+    let resize = services::ResizePtyRequest { container_id: id(), width: 80, height: 25, ..Default::default() };
     let answers = [
+        ("resume", api.tasks(async |mut tasks, api| tasks.resume(api.request(resume)).await).err()),
+        ("resize_pty", api.tasks(async |mut tasks, api| tasks.resize_pty(api.request(resize)).await).err()),
         ("pause", api.tasks(async |mut tasks, api| tasks.pause(api.request(pause)).await).err()),
         ("update", api.tasks(async |mut tasks, api| tasks.update(api.request(update)).await).err()),
         ("exec", api.tasks(async |mut tasks, api| tasks.exec(api.request(exec)).await).err()),

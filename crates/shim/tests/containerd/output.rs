@@ -16,6 +16,7 @@ pub(crate) const CASES: Cases = cases![
     crate::output::a_go_program,
     crate::output::an_export_after_initialize,
     crate::output::a_trap_is_explained,
+    crate::output::a_fifo_for_the_termination_message_stops_nobody,
 ];
 
 /// The image with this guest as `/app.wasm`, imported.
@@ -181,5 +182,18 @@ fn a_trap_is_explained(node: &Namespace) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// The shim has one thread: it must not wait for a reader of what a pod put in the message's place.
+fn a_fifo_for_the_termination_message_stops_nobody(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_trap.wat")?;
+    let fifo = node.directory("t")?.join("termination-log");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    let task = node.task(&image).bind(&fifo, "/dev/termination-log", &["rbind", "rw"]).create()?;
+    task.start()?;
+    let end = task.finish()?;
+    ensure!(end.code == 134 && end.stderr.contains("deepest_of_all"), "{end:?}");
+    ensure!(node.log().contains("the termination file did not take the reason"), "{}", node.log_tail());
     Ok(())
 }

@@ -126,6 +126,10 @@ fn broken_wasm(node: &Namespace) -> Result<()> {
         garbled[8..200].fill(0xff);
         refused_image(node, &make(&format!("{thing}garbled"), &garbled), &["invalid wasm module"])?;
     }
+    let long = guests::importing(&"n".repeat(70_000));
+    refused_image(node, &file("longname", &long), &["imports", "nnnn", "…"])?;
+    let rude = guests::importing("\x1b[31mred");
+    refused_image(node, &file("rudename", &rude), &["\\u{1b}[31mred", "does not provide"])?;
     refused_image(node, &file("import", &guests::module("p1_unknown_import.wat")?), &["acme:bank", "withdraw"])?;
     refused_image(
         node,
@@ -142,21 +146,17 @@ fn broken_wasm(node: &Namespace) -> Result<()> {
     node.until_nothing_remains()
 }
 
-/// Code of the very same wasmtime, which would load if anybody loaded it.
+/// Code of the very same wasmtime, from the node's own cache: it would load if anybody loaded it.
 fn precompiled_code(node: &Namespace) -> Result<()> {
-    let code = elf_of_wasmtime();
+    node.run(&image_of(node, "p1_hello.wat")?).expect(0)?;
+    let artifacts = fs::read_dir(node.containerd().cache().join("artifacts"))?;
+    let mut files = artifacts.filter_map(|entry| fs::read(entry.ok()?.path()).ok());
+    let code = files.find(|bytes| bytes.starts_with(b"\x7fELF")).context("an artifact in the cache")?;
     let file = Image::with_file("test.local/native:1", &code);
     refused_image(node, &file, &["/app.wasm", "precompiled code", "ship the .wasm"])?;
     let layer = Image::with_layer("test.local/nativelayer:1", "application/wasm", &code);
     refused_image(node, &layer, &["precompiled code", "ship the .wasm"])?;
     node.until_nothing_remains()
-}
-
-/// The header of a Wasmtime artifact: ELF for 64 bits, little-endian, with the OS ABI 200.
-fn elf_of_wasmtime() -> Vec<u8> {
-    let mut bytes = b"\x7fELF\x02\x01\x01\xc8".to_vec();
-    bytes.resize(4096, 0);
-    bytes
 }
 
 fn what_is_not_built_yet(node: &Namespace) -> Result<()> {
@@ -166,6 +166,10 @@ fn what_is_not_built_yet(node: &Namespace) -> Result<()> {
     draft().spec(|spec| spec["process"]["terminal"] = json!(true)).refused(&["terminals are not built yet", "tty"])?;
     let log = format!("file://{}/log", node.directory("log")?.display());
     node.run(&image).flags(["--log-uri", &log]).refused(&["stdio by file:// is not built yet", "fifos"])?;
+    let elsewhere = node.directory("rootfs")?;
+    draft()
+        .spec(|spec| spec["root"]["path"] = json!(elsewhere))
+        .refused(&[&format!("root filesystem {} outside of the bundle", elsewhere.display()), "from an image"])?;
     let hook = json!({ "prestart": [{ "path": "/bin/true" }] });
     draft().spec(|spec| spec["hooks"] = hook).refused(&["hooks are not built yet", "hooks.prestart"])?;
     let sysctl = json!({ "net.ipv4.ip_forward": "1" });

@@ -5,12 +5,24 @@
 
 use anyhow::{Context, Result, bail};
 use std::path::Path;
+use std::process::ExitCode;
 use testkit::Image;
 use testkit::image::{Rootfs, WASM_LAYERS};
 
 const USAGE: &str = "usage: image-tar [--layer] --name REFERENCE PROGRAM.wasm|PROGRAM.wat OUTPUT.tar";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+            eprintln!("image-tar: {}", causes.join(": "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let mut name = None;
     let mut layer = false;
     let mut paths = Vec::new();

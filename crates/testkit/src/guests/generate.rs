@@ -29,6 +29,21 @@ pub fn padded(module: &[u8], mark: &str, bytes: usize) -> Vec<u8> {
     wasm
 }
 
+/// A command that asks for the function `name` of the module `env`, which no host has.
+pub fn importing(name: &str) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    types.ty().function([], []);
+    let mut imports = ImportSection::new();
+    imports.import("env", name, EntityType::Function(0));
+    let mut exports = ExportSection::new();
+    exports.export("_start", ExportKind::Func, 0);
+    let mut module = Module::new();
+    module.section(&types);
+    module.section(&imports);
+    module.section(&exports);
+    module.finish()
+}
+
 /// A program that prints `compiled` and has many more functions to compile than it runs. No two seeds give the same
 /// module.
 pub fn many_functions(work: Work, seed: u32) -> Vec<u8> {
