@@ -1,10 +1,11 @@
-//! The container's standard input, output and error: fifos that containerd's client made.
+//! The container's standard input, output and error: fifos that containerd's client made, or files that it names.
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -15,13 +16,16 @@ const MESSAGE_PATIENCE: Duration = Duration::from_millis(500);
 /// Why stdio could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StdioError {
-    /// Only fifos are built.
-    #[error("stdio by {0} is not built yet: use fifos")]
+    /// Loggers are not built, and there may be others.
+    #[error("stdio by {0} is not built yet: use fifos or file://")]
     Scheme(String),
+    /// Standard input comes by a fifo.
+    #[error("stdin from {0} is not supported: use a fifo")]
+    Input(String),
     /// The path is gone, or nobody may open it.
     #[error("open {path} for stdio")]
     Open {
-        /// Which fifo.
+        /// Which fifo or file.
         path: PathBuf,
         /// The system's answer.
         #[source]
@@ -96,8 +100,12 @@ fn end(path: &str, access: OFlag) -> Result<(Option<OwnedFd>, OwnedFd), StdioErr
         let fd = open(null, access | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| failed(null, errno))?;
         return Ok((None, fd));
     }
-    if let Some((scheme, _)) = path.split_once("://") {
-        return Err(StdioError::Scheme(format!("{scheme}://")));
+    if let Some((scheme, file)) = path.split_once("://") {
+        return match (scheme, access == OFlag::O_RDONLY) {
+            ("file", false) => log_file(Path::new(file)),
+            ("file", true) => Err(StdioError::Input(path.to_owned())),
+            _ => Err(StdioError::Scheme(format!("{scheme}://"))),
+        };
     }
     let path = Path::new(path);
     // Both directions at once never wait for a peer (fifo(7)), and are the peer that the child's end needs.
@@ -105,6 +113,17 @@ fn end(path: &str, access: OFlag) -> Result<(Option<OwnedFd>, OwnedFd), StdioErr
     let kept = kept.map_err(|errno| failed(path, errno))?;
     let child = open(path, access | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| failed(path, errno))?;
     Ok((Some(kept), child))
+}
+
+/// A file that output is appended to, made with its directories if it is not there.
+fn log_file(path: &Path) -> Result<(Option<OwnedFd>, OwnedFd), StdioError> {
+    let fail = |source| StdioError::Open { path: path.to_owned(), source };
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(fail)?;
+    }
+    let file = File::options().append(true).create(true).mode(0o644).open(path).map_err(fail)?;
+    let kept = file.try_clone().map_err(fail)?;
+    Ok((Some(kept.into()), file.into()))
 }
 
 fn failed(path: &Path, errno: nix::errno::Errno) -> StdioError {

@@ -2,7 +2,9 @@
 //! The order create, start, exit, delete is the callers' to keep: they queue in it.
 
 use containerd_shim_protos::api::ForwardRequest;
-use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskOOM, TaskStart};
+use containerd_shim_protos::events::task::{
+    TaskCreate, TaskDelete, TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart,
+};
 use containerd_shim_protos::protobuf::MessageFull;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim::event::Envelope;
@@ -34,6 +36,12 @@ impl Event for TaskCreate {
 }
 impl Event for TaskStart {
     const TOPIC: &str = topics::TASK_START_EVENT_TOPIC;
+}
+impl Event for TaskPaused {
+    const TOPIC: &str = topics::TASK_PAUSED_EVENT_TOPIC;
+}
+impl Event for TaskResumed {
+    const TOPIC: &str = topics::TASK_RESUMED_EVENT_TOPIC;
 }
 impl Event for TaskOOM {
     const TOPIC: &str = topics::TASK_OOM_EVENT_TOPIC;

@@ -11,6 +11,7 @@ mod delete;
 mod events;
 mod info;
 mod log;
+mod metrics;
 mod server;
 mod service;
 mod spawner;

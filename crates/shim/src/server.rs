@@ -58,8 +58,8 @@ fn run(settings: Settings, listener: UnixListener) -> anyhow::Result<()> {
     let (server, publisher) = runtime.block_on(async {
         let publisher = Publisher::start(settings.ttrpc, settings.namespace.clone());
         let containerd = oci::Containerd { address: settings.grpc, namespace: settings.namespace };
-        let tasks = Tasks::new(containerd, settings.address, spawner, publisher.clone());
-        let server = listen(listener, Service::new(tasks, quit.clone())).await?;
+        let tasks = Tasks::new(containerd, settings.address, spawner, publisher.clone(), quit.clone());
+        let server = listen(listener, Service::new(tasks)).await?;
         anyhow::Ok((server, publisher))
     })?;
     // Each turn ends where async code wants a fork, which happens here, outside of the runtime.

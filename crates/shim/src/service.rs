@@ -12,19 +12,17 @@ use containerd_shim_protos::api::{
 use containerd_shim_protos::shim_async::Task;
 use protobuf::{EnumOrUnknown, MessageField};
 use std::sync::Arc;
-use tokio::sync::Notify;
 use ttrpc::asynchronous::TtrpcContext;
 
 pub(crate) struct Service {
     tasks: Arc<Tasks>,
-    quit: Arc<Notify>,
 }
 
 type Reply<T> = ttrpc::Result<T>;
 
 impl Service {
-    pub(crate) fn new(tasks: Tasks, quit: Arc<Notify>) -> Service {
-        Service { tasks: Arc::new(tasks), quit }
+    pub(crate) fn new(tasks: Tasks) -> Service {
+        Service { tasks: Arc::new(tasks) }
     }
 }
 
@@ -119,18 +117,20 @@ impl Task for Service {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Reply<Empty> {
-        if self.tasks.close_if_empty() {
-            self.quit.notify_one();
-        }
+        self.tasks.shut_down();
         Ok(Empty::new())
     }
 
-    async fn pause(&self, _: &TtrpcContext, _: PauseRequest) -> Reply<Empty> {
-        not_built("pause")
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> Reply<Empty> {
+        let tasks = self.tasks.clone();
+        to_the_end(async move { tasks.pause(&request.id).await }).await?;
+        Ok(Empty::new())
     }
 
-    async fn resume(&self, _: &TtrpcContext, _: ResumeRequest) -> Reply<Empty> {
-        not_built("resume")
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> Reply<Empty> {
+        let tasks = self.tasks.clone();
+        to_the_end(async move { tasks.resume(&request.id).await }).await?;
+        Ok(Empty::new())
     }
 
     async fn exec(&self, _: &TtrpcContext, _: ExecProcessRequest) -> Reply<Empty> {
@@ -145,8 +145,9 @@ impl Task for Service {
         not_built("update")
     }
 
-    async fn stats(&self, _: &TtrpcContext, _: StatsRequest) -> Reply<StatsResponse> {
-        not_built("stats")
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> Reply<StatsResponse> {
+        let stats = self.tasks.stats(&request.id).map_err(|error| refusal(&error))?;
+        Ok(StatsResponse { stats: MessageField::some(stats), ..StatsResponse::default() })
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> Reply<Empty> {

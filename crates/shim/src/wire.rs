@@ -9,9 +9,10 @@ use ttrpc::{Code, Error, get_status};
 /// The status that containerd knows a state by.
 pub(crate) fn status(state: &State) -> Status {
     match state {
-        State::Creating => Status::UNKNOWN,
+        State::Creating | State::Abandoned => Status::UNKNOWN,
         State::Created { .. } => Status::CREATED,
         State::Running { .. } => Status::RUNNING,
+        State::Paused { .. } => Status::PAUSED,
         State::Stopped { .. } | State::Deleting { .. } => Status::STOPPED,
     }
 }
@@ -26,9 +27,12 @@ pub(crate) fn refusal(error: &TaskError) -> Error {
         TaskError::Exists(_) => Code::ALREADY_EXISTS,
         TaskError::Move { .. } => Code::FAILED_PRECONDITION,
         TaskError::Create(error) => creation(error),
-        TaskError::Signal { .. } | TaskError::Start { .. } | TaskError::Release { .. } | TaskError::Cancelled => {
-            Code::INTERNAL
-        }
+        TaskError::Cgroup { .. }
+        | TaskError::Encode(_)
+        | TaskError::Signal { .. }
+        | TaskError::Start { .. }
+        | TaskError::Release { .. }
+        | TaskError::Cancelled => Code::INTERNAL,
         TaskError::NotBuilt(_) => Code::UNIMPLEMENTED,
     };
     Error::RpcStatus(get_status(code, plan::one_line(error)))

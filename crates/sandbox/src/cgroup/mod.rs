@@ -2,9 +2,14 @@
 //! The systemd driver has its place beside these two.
 
 mod files;
+mod freezer;
 mod hierarchy;
+mod stats;
 mod v1;
 mod v2;
+
+pub use freezer::Freeze;
+pub use stats::{CpuStats, MemoryStats, PidsStats, Stats, Version};
 
 use files::{add_parent_mark, marked_parent, read, write};
 use hierarchy::Hierarchy;
@@ -44,6 +49,9 @@ pub enum CgroupError {
     /// Somebody made cgroups below the container's.
     #[error("cgroup {0} was made below the container's: remove it")]
     Child(PathBuf),
+    /// A member does not stop.
+    #[error("cgroup {0} has processes that do not stop: they wait for a device, try again")]
+    Unstoppable(PathBuf),
     /// Members stay alive.
     #[error("cgroup {0} still has processes 10 s after they were killed")]
     Busy(PathBuf),
@@ -146,8 +154,13 @@ impl Cgroup {
 
     /// The directory that is still in use, if there is one.
     fn try_to_remove(&self) -> Result<Option<PathBuf>, CgroupError> {
-        for pid in self.processes() {
+        let members = self.processes();
+        for pid in &members {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+        if !members.is_empty() {
+            // A node without a freezer has nothing frozen.
+            let _ = self.thaw();
         }
         let dirs = self.dirs();
         if let Some(busy) = dirs.iter().find(|dir| !removed(dir)) {

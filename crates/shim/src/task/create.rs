@@ -2,7 +2,7 @@
 //! What fails here leaves nothing behind, and says why in three places.
 
 use super::container::{Container, Owned, ReleaseError};
-use super::state::Move;
+use super::state::{Move, State};
 use super::{Task, Tasks, locked, watch};
 use crate::artifact::{self, ArtifactError};
 use crate::log;
@@ -48,6 +48,8 @@ pub(crate) enum CreateError {
     Died,
     #[error("restoring from checkpoint {0} is not built: delete the checkpoint option")]
     Checkpoint(String),
+    #[error("deleted while it was being created")]
+    Abandoned,
     #[error(transparent)]
     Address(#[from] crate::address::AddressError),
 }
@@ -82,9 +84,12 @@ pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, Creat
     let Channel { reports, orders } = made.channel;
     let child = Arc::new(made.child);
     let kept = Arc::try_unwrap(stdio).map(|stdio| stdio.kept).unwrap_or_default();
+    if task.transition(Move::Create { pid }).is_err() {
+        child.end().await;
+        release_after_failure(&request.id, &owned).await;
+        return Err(CreateError::Abandoned);
+    }
     *locked(&task.container) = Some(Container::new(owned, child, orders, kept));
-    // The move cannot fail: nothing else moves a task that is being created.
-    let _ = task.transition(Move::Create { pid });
     tasks.publisher.publish(&created_event(task, pid));
     tokio::spawn(watch::watch(task.clone(), made.plan, reports, tasks.publisher.clone()));
     Ok(pid)
@@ -118,6 +123,9 @@ async fn make(
     termination_file.clone_from(&plan.termination_file);
     let compiled = artifact::Source { origin: &plan.source.origin, wasm: &lowered.wasm, cache: &lowered.cache };
     let artifact = compiled.artifact(&tasks.spawner).await?;
+    if task.state() == State::Abandoned {
+        return Err(CreateError::Abandoned);
+    }
     let cgroup = claim(owned, request.layers.clone(), &plan)?;
     let (child, channel) = match confined(tasks, &plan, owned, &cgroup, stdio, artifact).await {
         // A cache is only a cache: what it holds in vain is made again, once.

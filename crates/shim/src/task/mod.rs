@@ -8,17 +8,20 @@ mod watch;
 
 use crate::address::Address;
 use crate::events::Publisher;
+use crate::metrics;
 use crate::spawner::Spawner;
 use crate::wire::timestamp;
 use container::{Container, ReleaseError};
-use containerd_shim_protos::events::task::{TaskDelete, TaskStart};
+use containerd_shim_protos::events::task::{TaskDelete, TaskPaused, TaskResumed, TaskStart};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use protobuf::MessageField;
 use sandbox::ChannelError;
+use sandbox::cgroup::{Cgroup, CgroupError, Freeze};
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
-use tokio::sync::watch as channel;
+use tokio::sync::{Notify, watch as channel};
 
 pub(crate) use create::CreateError;
 pub(crate) use request::Request;
@@ -31,11 +34,14 @@ pub(crate) struct Tasks {
     address: Address,
     spawner: Spawner,
     publisher: Publisher,
+    /// Told when the shim is to end.
+    quit: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct Registry {
     tasks: HashMap<String, Arc<Task>>,
+    /// The shim ends once it has no tasks.
     closed: bool,
 }
 
@@ -46,6 +52,8 @@ pub(crate) struct Task {
     container: Mutex<Option<Container>>,
     /// Says when the state changed.
     changes: channel::Sender<()>,
+    /// Held while the container is stopped or released.
+    freezing: tokio::sync::Mutex<()>,
 }
 
 /// Why a task did not do what it was asked.
@@ -78,6 +86,15 @@ pub(crate) enum TaskError {
         #[source]
         source: io::Error,
     },
+    #[error("{action} container {id}")]
+    Cgroup {
+        id: String,
+        action: &'static str,
+        #[source]
+        source: CgroupError,
+    },
+    #[error("encode the use of resources")]
+    Encode(#[from] protobuf::Error),
     #[error("clean up after container {id}")]
     Release {
         id: String,
@@ -91,15 +108,21 @@ pub(crate) enum TaskError {
 }
 
 impl Tasks {
-    pub(crate) fn new(containerd: oci::Containerd, address: Address, spawner: Spawner, publisher: Publisher) -> Tasks {
-        Tasks { tasks: Mutex::default(), containerd, address, spawner, publisher }
+    pub(crate) fn new(
+        containerd: oci::Containerd,
+        address: Address,
+        spawner: Spawner,
+        publisher: Publisher,
+        quit: Arc<Notify>,
+    ) -> Tasks {
+        Tasks { tasks: Mutex::default(), containerd, address, spawner, publisher, quit }
     }
 
     /// The task of that id, once it is created. No task has processes besides its first one yet.
     pub(crate) fn get(&self, id: &str, exec: &str) -> Result<Arc<Task>, TaskError> {
         let task = self.find(id, exec)?;
         match task.state() {
-            State::Creating => Err(TaskError::BeingCreated(id.to_owned())),
+            State::Creating | State::Abandoned => Err(TaskError::BeingCreated(id.to_owned())),
             _ => Ok(task),
         }
     }
@@ -144,10 +167,35 @@ impl Tasks {
         Ok(pid)
     }
 
+    /// Stops all of a running container.
+    pub(crate) async fn pause(&self, id: &str) -> Result<(), TaskError> {
+        let task = self.get(id, "")?;
+        task.freeze(Freeze::Frozen, Move::Pause).await?;
+        self.publisher.publish(&TaskPaused { container_id: id.to_owned(), ..TaskPaused::default() });
+        Ok(())
+    }
+
+    /// Lets a paused container go on.
+    pub(crate) async fn resume(&self, id: &str) -> Result<(), TaskError> {
+        let task = self.get(id, "")?;
+        task.freeze(Freeze::Thawed, Move::Resume).await?;
+        self.publisher.publish(&TaskResumed { container_id: id.to_owned(), ..TaskResumed::default() });
+        Ok(())
+    }
+
+    /// What a container has used so far.
+    pub(crate) fn stats(&self, id: &str) -> Result<Any, TaskError> {
+        let task = self.get(id, "")?;
+        let failed = |source| TaskError::Cgroup { id: id.to_owned(), action: "read the use of", source };
+        let stats = task.cgroup()?.stats().map_err(failed)?;
+        Ok(metrics::encode(&stats)?)
+    }
+
     /// Forgets a task that has ended, or was never started, and removes all it owned.
     pub(crate) async fn delete(&self, id: &str, exec: &str) -> Result<Exit, TaskError> {
-        let task = self.find(id, exec)?;
-        task.created().await?;
+        // containerd gives a shim seconds to answer, and a compilation may take longer: create undoes itself then.
+        let _ = self.find(id, exec)?.transition(Move::Abandon);
+        let task = self.get(id, exec)?;
         if let State::Created { .. } = task.state() {
             let _ = task.kill(KILL);
             task.exit().await?;
@@ -173,20 +221,25 @@ impl Tasks {
         Ok(exit)
     }
 
-    /// Refuses new tasks from now on if there are none, and takes the socket away, so that the next container of this
-    /// name gets a shim of its own. False if there are tasks.
-    pub(crate) fn close_if_empty(&self) -> bool {
+    /// Ends the shim if nobody needs it: refuses new tasks from now on, and takes the socket away, so that the next
+    /// container of this name gets a shim of its own. Tasks that were abandoned are undone before it ends.
+    pub(crate) fn shut_down(&self) {
         let mut registry = locked(&self.tasks);
-        if !registry.tasks.is_empty() {
-            return false;
+        let needed = registry.tasks.values().any(|task| task.state() != State::Abandoned);
+        if needed || registry.closed {
+            return;
         }
-        if !registry.closed {
-            registry.closed = true;
-            if let Err(error) = self.address.remove() {
-                tracing::error!(error = plan::one_line(&error), "the shim's socket stays");
-            }
+        registry.closed = true;
+        if let Err(error) = self.address.remove() {
+            tracing::error!(error = plan::one_line(&error), "the shim's socket stays");
         }
-        true
+        self.end_if_empty(&registry);
+    }
+
+    fn end_if_empty(&self, registry: &Registry) {
+        if registry.closed && registry.tasks.is_empty() {
+            self.quit.notify_one();
+        }
     }
 
     fn reserve(&self, request: Request) -> Result<Arc<Task>, TaskError> {
@@ -201,6 +254,7 @@ impl Tasks {
             state: Mutex::new(State::Creating),
             container: Mutex::default(),
             changes: channel::Sender::new(()),
+            freezing: tokio::sync::Mutex::default(),
             request,
         });
         registry.tasks.insert(task.request.id.clone(), task.clone());
@@ -208,7 +262,9 @@ impl Tasks {
     }
 
     fn forget(&self, id: &str) {
-        locked(&self.tasks).tasks.remove(id);
+        let mut registry = locked(&self.tasks);
+        registry.tasks.remove(id);
+        self.end_if_empty(&registry);
     }
 }
 
@@ -238,16 +294,41 @@ impl Task {
     pub(crate) fn kill(&self, signal: u32) -> Result<(), TaskError> {
         let id = || self.request.id.clone();
         match self.state() {
-            State::Creating => return Err(TaskError::BeingCreated(id())),
+            State::Creating | State::Abandoned => return Err(TaskError::BeingCreated(id())),
             State::Stopped { .. } | State::Deleting { .. } => return Err(TaskError::Finished(id())),
-            State::Created { .. } | State::Running { .. } => {}
+            State::Created { .. } | State::Running { .. } | State::Paused { .. } => {}
         }
         let child = locked(&self.container).as_ref().map(Container::child);
         let sent = child.map_or(Ok(()), |child| child.signal(signal));
         sent.map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => TaskError::Finished(id()),
             _ => TaskError::Signal { signal, id: id(), source },
-        })
+        })?;
+        if let (State::Paused { .. }, KILL, Ok(cgroup)) = (self.state(), signal, self.cgroup()) {
+            // A paused process dies when it goes on.
+            cgroup.thaw().map_err(|source| TaskError::Cgroup { id: id(), action: "thaw", source })?;
+        }
+        Ok(())
+    }
+
+    /// Its cgroup, while it has one.
+    pub(crate) fn cgroup(&self) -> Result<Arc<Cgroup>, TaskError> {
+        let cgroup = locked(&self.container).as_ref().and_then(Container::cgroup);
+        cgroup.ok_or_else(|| TaskError::Finished(self.request.id.clone()))
+    }
+
+    /// Stops or releases all of the container, then moves to the state that says so.
+    async fn freeze(&self, wanted: Freeze, step: Move) -> Result<u32, TaskError> {
+        let _one_at_a_time = self.freezing.lock().await;
+        self.state().after(&step).map_err(|from| self.refused(from, &step))?;
+        let failed = |source| TaskError::Cgroup { id: self.request.id.clone(), action: step.name(), source };
+        self.cgroup()?.freeze(wanted).await.map_err(failed)?;
+        // It may have been killed meanwhile, by the kernel for one.
+        Ok(self.transition(step)?.pid().unwrap_or_default())
+    }
+
+    fn refused(&self, from: &'static str, step: &Move) -> TaskError {
+        TaskError::Move { id: self.request.id.clone(), from, action: step.name() }
     }
 
     /// Waits until it has ended.
@@ -269,26 +350,10 @@ impl Task {
         }
     }
 
-    /// Waits until create is through, however it went.
-    async fn created(&self) -> Result<(), TaskError> {
-        let mut changes = self.changes.subscribe();
-        if let State::Creating = self.state() {
-            changes.changed().await.map_err(|_| TaskError::Cancelled)?;
-        }
-        match self.state() {
-            State::Creating => Err(TaskError::NotFound(self.request.id.clone())),
-            _ => Ok(()),
-        }
-    }
-
     /// The only way from one state to the next.
     fn transition(&self, step: Move) -> Result<State, TaskError> {
         let mut state = locked(&self.state);
-        let next = state.after(&step).map_err(|from| TaskError::Move {
-            id: self.request.id.clone(),
-            from,
-            action: step.name(),
-        })?;
+        let next = state.after(&step).map_err(|from| self.refused(from, &step))?;
         *state = next.clone();
         drop(state);
         self.changes.send_replace(());

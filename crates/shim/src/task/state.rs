@@ -7,10 +7,14 @@ use std::time::SystemTime;
 pub(crate) enum State {
     /// Create has not answered yet.
     Creating,
+    /// Create has not answered yet, and nobody wants its answer any more.
+    Abandoned,
     /// The container process waits for start.
     Created { pid: u32 },
     /// The guest runs.
     Running { pid: u32 },
+    /// All of the container is stopped until it is resumed.
+    Paused { pid: u32 },
     /// The container process has ended.
     Stopped { exit: Exit },
     /// What it owned is being removed.
@@ -30,8 +34,14 @@ pub(crate) struct Exit {
 pub(crate) enum Move {
     /// The container process is ready.
     Create { pid: u32 },
+    /// Delete was asked for before create has answered.
+    Abandon,
     /// Start was asked for.
     Start,
+    /// Pause was asked for.
+    Pause,
+    /// Resume was asked for.
+    Resume,
     /// The container process ended.
     End { exit: Exit },
     /// Delete was asked for.
@@ -45,8 +55,13 @@ impl State {
     pub(crate) fn after(&self, step: &Move) -> Result<State, &'static str> {
         match (self, step) {
             (State::Creating, Move::Create { pid }) => Ok(State::Created { pid: *pid }),
+            (State::Creating, Move::Abandon) => Ok(State::Abandoned),
             (State::Created { pid }, Move::Start) => Ok(State::Running { pid: *pid }),
-            (State::Created { .. } | State::Running { .. }, Move::End { exit }) => Ok(State::Stopped { exit: *exit }),
+            (State::Running { pid }, Move::Pause) => Ok(State::Paused { pid: *pid }),
+            (State::Paused { pid }, Move::Resume) => Ok(State::Running { pid: *pid }),
+            (State::Created { .. } | State::Running { .. } | State::Paused { .. }, Move::End { exit }) => {
+                Ok(State::Stopped { exit: *exit })
+            }
             (State::Stopped { exit }, Move::Delete) => Ok(State::Deleting { exit: *exit }),
             (State::Deleting { exit }, Move::KeepAfterFailure) => Ok(State::Stopped { exit: *exit }),
             (from, _) => Err(from.name()),
@@ -56,8 +71,8 @@ impl State {
     /// The container process, also after its end.
     pub(crate) fn pid(&self) -> Option<u32> {
         match self {
-            State::Creating => None,
-            State::Created { pid } | State::Running { pid } => Some(*pid),
+            State::Creating | State::Abandoned => None,
+            State::Created { pid } | State::Running { pid } | State::Paused { pid } => Some(*pid),
             State::Stopped { exit } | State::Deleting { exit } => Some(exit.pid),
         }
     }
@@ -66,15 +81,21 @@ impl State {
     pub(crate) fn exit(&self) -> Option<Exit> {
         match self {
             State::Stopped { exit } | State::Deleting { exit } => Some(*exit),
-            State::Creating | State::Created { .. } | State::Running { .. } => None,
+            State::Creating
+            | State::Abandoned
+            | State::Created { .. }
+            | State::Running { .. }
+            | State::Paused { .. } => None,
         }
     }
 
     fn name(&self) -> &'static str {
         match self {
             State::Creating => "being created",
+            State::Abandoned => "abandoned",
             State::Created { .. } => "created",
             State::Running { .. } => "running",
+            State::Paused { .. } => "paused",
             State::Stopped { .. } => "stopped",
             State::Deleting { .. } => "being deleted",
         }
@@ -86,7 +107,10 @@ impl Move {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Move::Create { .. } => "be created",
+            Move::Abandon => "be abandoned",
             Move::Start => "start",
+            Move::Pause => "pause",
+            Move::Resume => "resume",
             Move::End { .. } => "end",
             Move::Delete => "delete",
             Move::KeepAfterFailure => "be kept",
@@ -103,19 +127,34 @@ mod tests {
         let exit = Exit { pid: 7, code: 0, at: SystemTime::UNIX_EPOCH };
         let states = [
             State::Creating,
+            State::Abandoned,
             State::Created { pid: 7 },
             State::Running { pid: 7 },
+            State::Paused { pid: 7 },
             State::Stopped { exit },
             State::Deleting { exit },
         ];
-        let moves = [Move::Create { pid: 7 }, Move::Start, Move::End { exit }, Move::Delete, Move::KeepAfterFailure];
+        let moves = [
+            Move::Create { pid: 7 },
+            Move::Abandon,
+            Move::Start,
+            Move::Pause,
+            Move::Resume,
+            Move::End { exit },
+            Move::Delete,
+            Move::KeepAfterFailure,
+        ];
         let allowed: Vec<(usize, usize, State)> = vec![
             (0, 0, State::Created { pid: 7 }),
-            (1, 1, State::Running { pid: 7 }),
-            (1, 2, State::Stopped { exit }),
-            (2, 2, State::Stopped { exit }),
-            (3, 3, State::Deleting { exit }),
-            (4, 4, State::Stopped { exit }),
+            (0, 1, State::Abandoned),
+            (2, 2, State::Running { pid: 7 }),
+            (2, 5, State::Stopped { exit }),
+            (3, 3, State::Paused { pid: 7 }),
+            (3, 5, State::Stopped { exit }),
+            (4, 4, State::Running { pid: 7 }),
+            (4, 5, State::Stopped { exit }),
+            (5, 6, State::Deleting { exit }),
+            (6, 7, State::Stopped { exit }),
         ];
         for (from, state) in states.iter().enumerate() {
             for (by, step) in moves.iter().enumerate() {

@@ -131,15 +131,11 @@ fn calls_not_built_say_so(node: &Namespace) -> Result<()> {
     task.start_until("sleeping\n")?;
     let api = &task.api;
     let id = || task.id.clone();
-    let pause = services::PauseTaskRequest { container_id: id() };
     let update = services::UpdateTaskRequest { container_id: id(), ..Default::default() };
     let exec = services::ExecProcessRequest { container_id: id(), exec_id: "e".to_owned(), ..Default::default() };
-    let resume = services::ResumeTaskRequest { container_id: id() };
     let resize = services::ResizePtyRequest { container_id: id(), width: 80, height: 25, ..Default::default() };
     let answers = [
-        ("resume", api.tasks(async |mut tasks, api| tasks.resume(api.request(resume)).await).err()),
         ("resize_pty", api.tasks(async |mut tasks, api| tasks.resize_pty(api.request(resize)).await).err()),
-        ("pause", api.tasks(async |mut tasks, api| tasks.pause(api.request(pause)).await).err()),
         ("update", api.tasks(async |mut tasks, api| tasks.update(api.request(update)).await).err()),
         ("exec", api.tasks(async |mut tasks, api| tasks.exec(api.request(exec)).await).err()),
     ];
@@ -160,11 +156,13 @@ fn a_create_given_up_leaves_no_half_state(node: &Namespace) -> Result<()> {
     let draft = node.task(&image);
     let id = draft.id().to_owned();
     draft.abandon(Duration::from_millis(500))?;
+    // The shim ends when it is through; its log has lost its reader by then.
     node.until_nothing_remains()?;
     node.api()?.delete_container(&id)?;
+    let before = node.compilations(&wasm);
     let output = node.run(&image).expect(0)?;
     ensure!(output.text() == "compiled\n", "{output}");
-    ensure!(node.compilations(&wasm) == 1, "{} compilations", node.compilations(&wasm));
+    ensure!(node.compilations(&wasm) == before, "it was compiled a second time");
     Ok(())
 }
 

@@ -11,6 +11,7 @@ mod lifecycle;
 mod memory;
 mod output;
 mod refusals;
+mod resources;
 mod signals;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         .on(&current, cache::CASES)
         .on(&current, refusals::CASES)
         .on(&[Version::V1_7], cases![refusals::a_config_that_is_no_spec])
+        .on(&current, resources::CASES)
         .on(&current, leftovers::CASES)
         .run()
 }

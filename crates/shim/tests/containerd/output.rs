@@ -13,6 +13,7 @@ pub(crate) const CASES: Cases = cases![
     crate::output::a_guest_without_stdin_sees_its_end,
     crate::output::ten_megabytes_arrive_unchanged,
     crate::output::stdout_and_stderr_are_apart,
+    crate::output::files_take_the_output,
     crate::output::a_go_program,
     crate::output::an_export_after_initialize,
     crate::output::a_trap_is_explained,
@@ -133,6 +134,22 @@ fn stdout_and_stderr_are_apart(node: &Namespace) -> Result<()> {
     let image = image_of(node, "p1_stderr.wat")?;
     let output = node.run(&image).expect(0)?;
     ensure!(output.text() == "to stdout\n" && output.errors() == "to stderr\n", "{output}");
+    Ok(())
+}
+
+/// `ctr run --log-uri`, and what a failure has to say comes there too.
+fn files_take_the_output(node: &Namespace) -> Result<()> {
+    let log = node.directory("log")?.join("made/by/the/shim.log");
+    let uri = format!("file://{}", log.display());
+    for (guest, code) in [("p1_stderr.wat", 0), ("p1_trap.wat", 134)] {
+        let output = node.run(&image_of(node, guest)?).flags(["--log-uri", &uri]).output()?;
+        ensure!(output.text().is_empty(), "{output}");
+        let ended = format!("code={code}");
+        ensure!(node.log().contains(&ended), "no {ended}: {output}");
+    }
+    let text = fs::read_to_string(&log)?;
+    let expected = "to stdout\nto stderr\nbefore the trap\nwasm trap: ";
+    ensure!(text.starts_with(expected) && text.contains("deepest_of_all"), "{text}");
     Ok(())
 }
 

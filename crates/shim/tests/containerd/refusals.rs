@@ -164,8 +164,7 @@ fn what_is_not_built_yet(node: &Namespace) -> Result<()> {
     let draft = || node.task(&image);
     draft().annotation("io.kubernetes.cri.container-type", "sandbox").refused(&["pods are not built yet", "ctr"])?;
     draft().spec(|spec| spec["process"]["terminal"] = json!(true)).refused(&["terminals are not built yet", "tty"])?;
-    let log = format!("file://{}/log", node.directory("log")?.display());
-    node.run(&image).flags(["--log-uri", &log]).refused(&["stdio by file:// is not built yet", "fifos"])?;
+    node.run(&image).flags(["--log-uri", "binary:///bin/true"]).refused(&["stdio by binary:// is not built yet"])?;
     let elsewhere = node.directory("rootfs")?;
     draft()
         .spec(|spec| spec["root"]["path"] = json!(elsewhere))

@@ -3,7 +3,7 @@
 use super::{request, runtime};
 use crate::wait;
 use anyhow::{Context, Result, bail};
-use containerd_client::events::{TaskCreate, TaskDelete, TaskExit, TaskOom, TaskStart};
+use containerd_client::events::{TaskCreate, TaskDelete, TaskExit, TaskOom, TaskPaused, TaskResumed, TaskStart};
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::types::Envelope;
@@ -21,7 +21,7 @@ const PROBE: &str = "/test/subscribed";
 pub struct Event {
     /// The container.
     pub id: String,
-    /// What happened: `create`, `start`, `oom`, `exit`, `delete`.
+    /// What happened: `create`, `start`, `paused`, `resumed`, `oom`, `exit`, `delete`.
     pub what: String,
     /// Exit code of `exit` and `delete`, else 0.
     pub code: u32,
@@ -118,6 +118,8 @@ fn decode(envelope: Envelope) -> Result<Event> {
             (event.container_id, "start", 0, event.pid)
         }
         "/tasks/oom" => (TaskOom::decode(bytes)?.container_id, "oom", 0, 0),
+        "/tasks/paused" => (TaskPaused::decode(bytes)?.container_id, "paused", 0, 0),
+        "/tasks/resumed" => (TaskResumed::decode(bytes)?.container_id, "resumed", 0, 0),
         "/tasks/exit" => {
             let event = TaskExit::decode(bytes)?;
             (event.container_id, "exit", event.exit_status, event.pid)

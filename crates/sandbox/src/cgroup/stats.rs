@@ -1,0 +1,171 @@
+//! What a container's cgroup has used, as the kernel accounts it.
+
+use super::files::read;
+use super::hierarchy::{Controllers, Hierarchy};
+use super::{Cgroup, CgroupError};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Version 1 counts processor time of user and kernel in ticks of 10 ms on every architecture (`USER_HZ`).
+const TICK_NS: u64 = 10_000_000;
+/// What version 1 shows where there is no limit: the largest number of pages in bytes.
+const NO_LIMIT: u64 = 1 << 62;
+
+/// Which version of cgroups counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// A hierarchy for each controller.
+    V1,
+    /// One for all.
+    V2,
+}
+
+/// Use of resources since the container was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stats {
+    /// Which version counted: the names in `memory.detail` differ.
+    pub version: Version,
+    /// Processor time.
+    pub cpu: CpuStats,
+    /// Memory.
+    pub memory: MemoryStats,
+    /// Processes and threads.
+    pub pids: PidsStats,
+}
+
+/// Processor time, nanoseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CpuStats {
+    /// In all.
+    pub total_ns: u64,
+    /// In user mode.
+    pub user_ns: u64,
+    /// In the kernel.
+    pub kernel_ns: u64,
+    /// Of each processor, where the kernel tells.
+    pub per_cpu_ns: Vec<u64>,
+    /// Periods of the quota that have passed.
+    pub periods: u64,
+    /// Of these, how many ran out of it.
+    pub throttled_periods: u64,
+    /// For how long, nanoseconds.
+    pub throttled_ns: u64,
+}
+
+/// Memory, bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// In use, page cache included.
+    pub usage: u64,
+    /// The most so far.
+    pub peak: u64,
+    /// The limit, if there is one.
+    pub limit: Option<u64>,
+    /// How often the limit was met.
+    pub failures: u64,
+    /// How many processes the kernel killed for it.
+    pub oom_kills: u64,
+    /// `memory.stat`, by the kernel's names.
+    pub detail: HashMap<String, u64>,
+}
+
+/// Processes and threads.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PidsStats {
+    /// Now.
+    pub current: u64,
+    /// At most, if there is a limit.
+    pub limit: Option<u64>,
+}
+
+impl Cgroup {
+    /// What has been used so far.
+    pub fn stats(&self) -> Result<Stats, CgroupError> {
+        match &self.hierarchy {
+            Hierarchy::V1(controllers) => v1(controllers, &self.path),
+            Hierarchy::V2(root) => v2(&root.join(&self.path)),
+        }
+    }
+}
+
+fn v1(controllers: &Controllers, path: &str) -> Result<Stats, CgroupError> {
+    let dir = |controller| controllers.dir(controller, path);
+    let (cpuacct, cpu, memory, pids) = (dir("cpuacct")?, dir("cpu")?, dir("memory")?, dir("pids")?);
+    let times = table(&read(&cpuacct.join("cpuacct.stat"))?);
+    let throttling = table(&read(&cpu.join("cpu.stat"))?);
+    let per_cpu = read(&cpuacct.join("cpuacct.usage_percpu"))?;
+    let oom = table(&read(&memory.join("memory.oom_control"))?);
+    Ok(Stats {
+        version: Version::V1,
+        cpu: CpuStats {
+            total_ns: number(&cpuacct.join("cpuacct.usage"))?,
+            user_ns: of(&times, "user") * TICK_NS,
+            kernel_ns: of(&times, "system") * TICK_NS,
+            per_cpu_ns: per_cpu.split_whitespace().filter_map(|time| time.parse().ok()).collect(),
+            periods: of(&throttling, "nr_periods"),
+            throttled_periods: of(&throttling, "nr_throttled"),
+            throttled_ns: of(&throttling, "throttled_time"),
+        },
+        memory: MemoryStats {
+            usage: number(&memory.join("memory.usage_in_bytes"))?,
+            peak: number(&memory.join("memory.max_usage_in_bytes"))?,
+            limit: Some(number(&memory.join("memory.limit_in_bytes"))?).filter(|limit| *limit < NO_LIMIT),
+            failures: number(&memory.join("memory.failcnt"))?,
+            oom_kills: of(&oom, "oom_kill"),
+            detail: table(&read(&memory.join("memory.stat"))?),
+        },
+        pids: pids_of(&pids)?,
+    })
+}
+
+fn v2(dir: &Path) -> Result<Stats, CgroupError> {
+    const US: u64 = 1000;
+    let cpu = table(&read(&dir.join("cpu.stat"))?);
+    let events = table(&read(&dir.join("memory.events"))?);
+    let usage = number(&dir.join("memory.current"))?;
+    Ok(Stats {
+        version: Version::V2,
+        cpu: CpuStats {
+            total_ns: of(&cpu, "usage_usec") * US,
+            user_ns: of(&cpu, "user_usec") * US,
+            kernel_ns: of(&cpu, "system_usec") * US,
+            per_cpu_ns: Vec::new(),
+            periods: of(&cpu, "nr_periods"),
+            throttled_periods: of(&cpu, "nr_throttled"),
+            throttled_ns: of(&cpu, "throttled_usec") * US,
+        },
+        memory: MemoryStats {
+            usage,
+            // Kernels before 5.19 do not remember it.
+            peak: number(&dir.join("memory.peak")).unwrap_or(usage),
+            limit: number(&dir.join("memory.max")).ok(),
+            failures: of(&events, "max"),
+            oom_kills: of(&events, "oom_kill"),
+            detail: table(&read(&dir.join("memory.stat"))?),
+        },
+        pids: pids_of(dir)?,
+    })
+}
+
+fn pids_of(dir: &Path) -> Result<PidsStats, CgroupError> {
+    // `max` where there is no limit, which is no number.
+    Ok(PidsStats { current: number(&dir.join("pids.current"))?, limit: number(&dir.join("pids.max")).ok() })
+}
+
+fn number(file: &Path) -> Result<u64, CgroupError> {
+    let text = read(file)?;
+    text.trim().parse().map_err(|error| CgroupError::File {
+        action: "read a number from".to_owned(),
+        path: file.to_owned(),
+        source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
+    })
+}
+
+fn table(text: &str) -> HashMap<String, u64> {
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines.filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?))).collect()
+}
+
+fn of(table: &HashMap<String, u64>, name: &str) -> u64 {
+    table.get(name).copied().unwrap_or_default()
+}

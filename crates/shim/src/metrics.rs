@@ -1,0 +1,157 @@
+//! What a container has used, in containerd's messages: one type for each version of cgroups.
+
+use containerd_shim_protos::cgroups::metrics as one;
+use containerd_shim_protos::cgroups_v2::metrics as two;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use protobuf::{MessageField, MessageFull};
+use sandbox::cgroup::{CpuStats, MemoryStats, Stats, Version};
+
+/// What the messages show where there is no limit.
+const NO_LIMIT: u64 = u64::MAX;
+
+/// The message of these statistics.
+pub(crate) fn encode(stats: &Stats) -> Result<Any, protobuf::Error> {
+    match stats.version {
+        Version::V1 => any(&version_1(stats)),
+        Version::V2 => any(&version_2(stats)),
+    }
+}
+
+fn any<M: MessageFull>(message: &M) -> Result<Any, protobuf::Error> {
+    let type_url = M::descriptor().full_name().to_owned();
+    Ok(Any { type_url, value: message.write_to_bytes()?, ..Any::default() })
+}
+
+fn version_1(stats: &Stats) -> one::Metrics {
+    let mut pids = one::PidsStat::new();
+    pids.current = stats.pids.current;
+    pids.limit = stats.pids.limit.unwrap_or_default();
+    let mut oom = one::MemoryOomControl::new();
+    oom.oom_kill = stats.memory.oom_kills;
+    let mut metrics = one::Metrics::new();
+    metrics.pids = MessageField::some(pids);
+    metrics.cpu = MessageField::some(cpu_1(&stats.cpu));
+    metrics.memory = MessageField::some(memory_1(&stats.memory));
+    metrics.memory_oom_control = MessageField::some(oom);
+    metrics
+}
+
+fn cpu_1(cpu: &CpuStats) -> one::CPUStat {
+    let mut usage = one::CPUUsage::new();
+    usage.total = cpu.total_ns;
+    usage.kernel = cpu.kernel_ns;
+    usage.user = cpu.user_ns;
+    usage.per_cpu.clone_from(&cpu.per_cpu_ns);
+    let mut throttling = one::Throttle::new();
+    throttling.periods = cpu.periods;
+    throttling.throttled_periods = cpu.throttled_periods;
+    throttling.throttled_time = cpu.throttled_ns;
+    let mut stat = one::CPUStat::new();
+    stat.usage = MessageField::some(usage);
+    stat.throttling = MessageField::some(throttling);
+    stat
+}
+
+fn memory_1(memory: &MemoryStats) -> one::MemoryStat {
+    let of = |name: &str| memory.detail.get(name).copied().unwrap_or_default();
+    let mut usage = one::MemoryEntry::new();
+    usage.limit = memory.limit.unwrap_or(NO_LIMIT);
+    usage.usage = memory.usage;
+    usage.max = memory.peak;
+    usage.failcnt = memory.failures;
+    let mut stat = one::MemoryStat::new();
+    stat.usage = MessageField::some(usage);
+    stat.cache = of("cache");
+    stat.rss = of("rss");
+    stat.rss_huge = of("rss_huge");
+    stat.mapped_file = of("mapped_file");
+    stat.dirty = of("dirty");
+    stat.writeback = of("writeback");
+    stat.pg_pg_in = of("pgpgin");
+    stat.pg_pg_out = of("pgpgout");
+    stat.pg_fault = of("pgfault");
+    stat.pg_maj_fault = of("pgmajfault");
+    stat.inactive_anon = of("inactive_anon");
+    stat.active_anon = of("active_anon");
+    stat.inactive_file = of("inactive_file");
+    stat.active_file = of("active_file");
+    stat.unevictable = of("unevictable");
+    stat.hierarchical_memory_limit = of("hierarchical_memory_limit");
+    stat.hierarchical_swap_limit = of("hierarchical_memsw_limit");
+    stat.total_cache = of("total_cache");
+    stat.total_rss = of("total_rss");
+    stat.total_rss_huge = of("total_rss_huge");
+    stat.total_mapped_file = of("total_mapped_file");
+    stat.total_dirty = of("total_dirty");
+    stat.total_writeback = of("total_writeback");
+    stat.total_pg_pg_in = of("total_pgpgin");
+    stat.total_pg_pg_out = of("total_pgpgout");
+    stat.total_pg_fault = of("total_pgfault");
+    stat.total_pg_maj_fault = of("total_pgmajfault");
+    stat.total_inactive_anon = of("total_inactive_anon");
+    stat.total_active_anon = of("total_active_anon");
+    stat.total_inactive_file = of("total_inactive_file");
+    stat.total_active_file = of("total_active_file");
+    stat.total_unevictable = of("total_unevictable");
+    stat
+}
+
+fn version_2(stats: &Stats) -> two::Metrics {
+    const US: u64 = 1000;
+    let mut pids = two::PidsStat::new();
+    pids.current = stats.pids.current;
+    pids.limit = stats.pids.limit.unwrap_or_default();
+    let mut cpu = two::CPUStat::new();
+    cpu.usage_usec = stats.cpu.total_ns / US;
+    cpu.user_usec = stats.cpu.user_ns / US;
+    cpu.system_usec = stats.cpu.kernel_ns / US;
+    cpu.nr_periods = stats.cpu.periods;
+    cpu.nr_throttled = stats.cpu.throttled_periods;
+    cpu.throttled_usec = stats.cpu.throttled_ns / US;
+    let mut events = two::MemoryEvents::new();
+    events.max = stats.memory.failures;
+    events.oom_kill = stats.memory.oom_kills;
+    let mut metrics = two::Metrics::new();
+    metrics.pids = MessageField::some(pids);
+    metrics.cpu = MessageField::some(cpu);
+    metrics.memory = MessageField::some(memory_2(&stats.memory));
+    metrics.memory_events = MessageField::some(events);
+    metrics
+}
+
+fn memory_2(memory: &MemoryStats) -> two::MemoryStat {
+    let of = |name: &str| memory.detail.get(name).copied().unwrap_or_default();
+    let mut stat = two::MemoryStat::new();
+    stat.usage = memory.usage;
+    stat.usage_limit = memory.limit.unwrap_or(NO_LIMIT);
+    stat.max_usage = memory.peak;
+    stat.anon = of("anon");
+    stat.file = of("file");
+    stat.kernel_stack = of("kernel_stack");
+    stat.slab = of("slab");
+    stat.sock = of("sock");
+    stat.shmem = of("shmem");
+    stat.file_mapped = of("file_mapped");
+    stat.file_dirty = of("file_dirty");
+    stat.file_writeback = of("file_writeback");
+    stat.anon_thp = of("anon_thp");
+    stat.inactive_anon = of("inactive_anon");
+    stat.active_anon = of("active_anon");
+    stat.inactive_file = of("inactive_file");
+    stat.active_file = of("active_file");
+    stat.unevictable = of("unevictable");
+    stat.slab_reclaimable = of("slab_reclaimable");
+    stat.slab_unreclaimable = of("slab_unreclaimable");
+    stat.pgfault = of("pgfault");
+    stat.pgmajfault = of("pgmajfault");
+    stat.pgrefill = of("pgrefill");
+    stat.pgscan = of("pgscan");
+    stat.pgsteal = of("pgsteal");
+    stat.pgactivate = of("pgactivate");
+    stat.pgdeactivate = of("pgdeactivate");
+    stat.pglazyfree = of("pglazyfree");
+    stat.pglazyfreed = of("pglazyfreed");
+    stat.thp_fault_alloc = of("thp_fault_alloc");
+    stat.thp_collapse_alloc = of("thp_collapse_alloc");
+    stat
+}
