@@ -3,7 +3,7 @@
 
 mod config;
 
-use crate::leftovers::{self, Before};
+use crate::leftovers::{self, Before, Whose};
 use crate::namespace::Namespace;
 use crate::{process, store, wait};
 use anyhow::{Context, Result, bail};
@@ -191,7 +191,8 @@ impl Containerd {
     /// Stops it, and fails with everything that was left behind; what was left is removed.
     pub fn stop(&self) -> Result<()> {
         let namespaces = self.namespaces.lock().expect("no test panics with the lock");
-        let look = || leftovers::find(&self.dir, &config::state(&self.dir), &namespaces, &self.before);
+        let whose = if self.shim.exists() { Whose::Ours } else { Whose::Others };
+        let look = || leftovers::find(&self.dir, &config::state(&self.dir), &namespaces, &self.before, whose);
         self.end(Signal::SIGTERM);
         // The shim of the last container leaves a moment after it.
         let gone = wait::until_within(LEAVING, "nothing is left", || Ok(look().is_empty().then_some(())));

@@ -12,6 +12,15 @@ use std::process::Command;
 /// Places outside a private containerd's directory that a shim could write to by mistake.
 const OUTSIDE: [&str; 3] = ["/run/containerd/s", "/run/containerd/fifo", "/var/lib/containerd-shim-wasm"];
 
+/// Whose containers there were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Our shim's, which removes the parents of cgroups that it made.
+    Ours,
+    /// Those of runc, which leaves them.
+    Others,
+}
+
 /// What was in the shared places before.
 #[derive(Debug, Clone)]
 pub struct Before(BTreeSet<PathBuf>);
@@ -24,7 +33,7 @@ impl Before {
 }
 
 /// Everything that is there and should not be, one line each.
-pub fn find(dir: &Path, state: &Path, namespaces: &[String], before: &Before) -> Vec<String> {
+pub fn find(dir: &Path, state: &Path, namespaces: &[String], before: &Before, whose: Whose) -> Vec<String> {
     let mut left = Vec::new();
     for pid in process::mentioning(&dir.to_string_lossy()) {
         left.push(format!("process {pid}: {}", process::command_line(pid)));
@@ -32,7 +41,8 @@ pub fn find(dir: &Path, state: &Path, namespaces: &[String], before: &Before) ->
     for mount in mounts_below(dir) {
         left.push(format!("mount {}", mount.display()));
     }
-    for group in cgroups(namespaces).into_iter().chain(parents(namespaces)) {
+    for group in cgroups(namespaces).into_iter().chain(parents(namespaces).into_iter().filter(|_| whose == Whose::Ours))
+    {
         left.push(format!("cgroup {}", group.display()));
     }
     for folder in [dir.join("s"), dir.join("fifo"), dir.join("cache/tmp")] {
