@@ -120,11 +120,11 @@ impl Address {
 
     /// Removes the socket if nobody listens on it: its shim was killed.
     pub(crate) fn remove_if_dead(&self) -> Result<(), AddressError> {
-        let _lock = match self.lock() {
-            // The directory is gone, and the socket with it.
-            Err(AddressError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
-            lock => lock?,
-        };
+        // As after every delete that went well: others' starts need not wait for this.
+        if !self.0.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
         match self.is_served() {
             true => Ok(()),
             false => self.remove(),
