@@ -80,21 +80,16 @@ fn own_descriptors_only(node: &Namespace, task: &Task) -> Result<()> {
     let preopens = ["/", "/data", "/run", "/dev/shm"];
     let mut sockets = 0;
     for (number, target) in &files {
-        let stdio = *number <= 2 && target.starts_with(&own_fifo);
-        // Duplicates of stdio.
-        let copy = target.starts_with(&own_fifo);
+        // With its duplicates.
+        let stdio = target.starts_with(&own_fifo);
         let code = target.starts_with(&cache);
         let preopen = preopens.contains(&target.as_str());
         let event_loop = ["anon_inode:[eventpoll]", "anon_inode:[eventfd]"].contains(&target.as_str());
         let signals = target.starts_with("pipe:");
         let channel = target.starts_with("socket:");
         sockets += usize::from(channel);
-        ensure!(
-            stdio || copy || code || preopen || event_loop || signals || channel,
-            "{number} -> {target}: {files:?}"
-        );
+        ensure!(stdio || code || preopen || event_loop || signals || channel, "{number} -> {target}: {files:?}");
     }
-    // The channel, and the pair by which tokio hears of signals if it is made at all.
     ensure!(sockets <= 1, "more sockets than the channel: {files:?}");
     let channel = files.iter().find(|(_, target)| target.starts_with("socket:")).context("no channel")?;
     ensure!(channel.0 == 3, "the channel is {channel:?}");

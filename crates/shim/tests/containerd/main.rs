@@ -9,6 +9,7 @@ mod images;
 mod leftovers;
 mod lifecycle;
 mod memory;
+mod mounts;
 mod output;
 mod refusals;
 mod resources;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         .on(&current, output::CASES)
         .on(&current, images::CASES)
         .on(&current, files::CASES)
+        .on(&current, mounts::CASES)
         .on(&current, memory::CASES)
         .on(&current, signals::CASES)
         .on(&current, lifecycle::CASES)
