@@ -4,6 +4,7 @@
 use crate::channel::{Channel, ChildEnd};
 use crate::syscall::{self, Cloned};
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -160,7 +161,7 @@ pub fn daemonize(listener: OwnedFd, body: impl FnOnce(OwnedFd)) -> io::Result<u3
 }
 
 fn detach(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(|_| Errno::last())?;
+    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
     // Never dropped: laying out closes it, and its number may be one that the layout gives to another.
     let null = std::mem::ManuallyDrop::new(null);
     setsid()?;

@@ -123,7 +123,6 @@ pub(crate) fn compiler() -> Result<[BpfProgram; 2], SeccompError> {
 fn with_threads(mut rules: BTreeMap<i64, Vec<SeccompRule>>) -> Result<[BpfProgram; 2], SeccompError> {
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let no_clone3 = build(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.unsigned_abs()))?;
-    let thread = libc::CLONE_THREAD as u64;
     // Names of threads, and of memory (glibc); not the tie to the shim, PR_SET_PDEATHSIG.
     let naming = [libc::PR_SET_NAME, libc::PR_SET_VMA].map(|option| equals(option as u64));
     let naming: Result<Vec<_>, _> = naming.into_iter().map(|condition| SeccompRule::new(vec![condition?])).collect();
@@ -131,6 +130,7 @@ fn with_threads(mut rules: BTreeMap<i64, Vec<SeccompRule>>) -> Result<[BpfProgra
     // To itself, as abort(3) does: a pid namespace may be shared.
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![equals(own)?])?]);
+    let thread = libc::CLONE_THREAD as u64;
     let is_thread = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), thread)?;
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![is_thread])?]);
     rules.insert(libc::SYS_clone3, Vec::new());

@@ -9,9 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// A log that nobody reads must not stop the shim.
-const NONBLOCK: i32 = libc::O_NONBLOCK;
-
 static MUTE: AtomicBool = AtomicBool::new(false);
 
 /// How much is said.
@@ -24,8 +21,8 @@ pub(crate) enum Verbosity {
 /// Sends this process's log, and the words of a panic, to the bundle's fifo. A bundle without one has no log: nobody
 /// asked for it.
 pub(crate) fn to_bundle(bundle: &Path, verbosity: Verbosity) {
-    // Both directions, so that a containerd that restarts does not break the pipe.
-    let fifo = OpenOptions::new().read(true).write(true).custom_flags(NONBLOCK).open(bundle.join("log"));
+    // Not blocking: a log that nobody reads must not stop the shim. Both directions, so that a containerd that restarts does not break the pipe.
+    let fifo = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(bundle.join("log"));
     let Ok(fifo) = fifo else { return };
     let level = match verbosity {
         Verbosity::Info => LevelFilter::INFO,

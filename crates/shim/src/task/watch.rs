@@ -20,8 +20,6 @@ use std::sync::Arc;
 
 /// SIGKILL.
 const KILL: i32 = 9;
-const NOFOLLOW: i32 = libc::O_NOFOLLOW;
-const NONBLOCK: i32 = libc::O_NONBLOCK;
 
 /// Waits for the end of the task's process and tells everybody.
 pub(super) async fn watch(task: Arc<Task>, plan: Arc<RunPlan>, reports: Reports, publisher: Publisher) {
@@ -61,7 +59,7 @@ pub(super) async fn explain(id: &str, kept: &Kept, termination_file: Option<&Pat
 
 /// The file lies where the pod's user may have put anything: only a regular file is written to, and nothing waited for.
 fn append(path: &Path, message: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).custom_flags(NOFOLLOW | NONBLOCK).open(path)?;
+    let mut file = OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     match file.metadata()?.is_file() {
         true => file.write_all(message.as_bytes()),
         false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
