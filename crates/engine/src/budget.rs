@@ -1,8 +1,8 @@
-//! The guest's memory limit: all linear memories and tables of a store together.
+//! The guest's memory limit: all linear memories and tables of a store together. It may change while the guest runs.
 //! Invariant: what is counted never falls, so no sequence of failed growths gains a guest anything.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
 use wasmtime::ResourceLimiterAsync;
 use wasmtime_wasi::async_trait;
@@ -10,9 +10,12 @@ use wasmtime_wasi::async_trait;
 /// What Wasmtime takes for an element of a table, bytes: a pointer.
 const TABLE_ELEMENT: u64 = 8;
 
+/// What the guest may use at this moment, bytes; `None` if nothing bounds it.
+pub(crate) type Limit = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+
 /// Grants growth until the limit.
 pub(crate) struct Budget {
-    limit_bytes: u64,
+    limit: Limit,
     used_bytes: u64,
     refusal: Refusal,
 }
@@ -24,13 +27,14 @@ pub(crate) struct Refusal(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     happened: AtomicBool,
+    limit_bytes: AtomicU64,
     first: Notify,
 }
 
 impl Refusal {
-    /// Whether a growth was refused until now.
-    pub(crate) fn happened(&self) -> bool {
-        self.0.happened.load(Ordering::Relaxed)
+    /// The limit that the latest refused growth met, bytes; `None` if none was refused until now.
+    pub(crate) fn limit_bytes(&self) -> Option<u64> {
+        self.0.happened.load(Ordering::Relaxed).then(|| self.0.limit_bytes.load(Ordering::Relaxed))
     }
 
     /// Completes once, at the first refusal.
@@ -38,7 +42,8 @@ impl Refusal {
         self.0.first.notified().await;
     }
 
-    fn record(&self) -> bool {
+    fn record(&self, limit_bytes: u64) -> bool {
+        self.0.limit_bytes.store(limit_bytes, Ordering::Relaxed);
         let is_first = !self.0.happened.swap(true, Ordering::Relaxed);
         if is_first {
             self.0.first.notify_one();
@@ -48,9 +53,9 @@ impl Refusal {
 }
 
 impl Budget {
-    /// A budget of `limit_bytes`.
-    pub(crate) fn new(limit_bytes: u64, refusal: Refusal) -> Self {
-        Budget { limit_bytes, used_bytes: 0, refusal }
+    /// A budget that asks for its limit at each growth.
+    pub(crate) fn new(limit: Limit, refusal: Refusal) -> Self {
+        Budget { limit, used_bytes: 0, refusal }
     }
 
     async fn grow(&mut self, current: u64, desired: u64, maximum: Option<u64>) -> bool {
@@ -59,11 +64,12 @@ impl Budget {
             return true;
         }
         let used = self.used_bytes.saturating_add(desired.saturating_sub(current));
-        if used <= self.limit_bytes {
+        let limit = (self.limit)().filter(|limit| used > *limit);
+        let Some(limit) = limit else {
             self.used_bytes = used;
             return true;
-        }
-        if self.refusal.record() {
+        };
+        if self.refusal.record(limit) {
             // So that the refusal is told now and not when the guest ends.
             tokio::task::yield_now().await;
         }
@@ -101,7 +107,7 @@ mod tests {
 
     fn budget(limit_bytes: u64) -> (Budget, Refusal) {
         let refusal = Refusal::default();
-        (Budget::new(limit_bytes, refusal.clone()), refusal)
+        (Budget::new(Box::new(move || Some(limit_bytes)), refusal.clone()), refusal)
     }
 
     fn memory(budget: &mut Budget, current: usize, desired: usize, maximum: Option<usize>) -> bool {
@@ -120,9 +126,9 @@ mod tests {
         assert!(memory(&mut budget, 0, 40, None));
         assert!(memory(&mut budget, 0, 20, None));
         assert!(table(&mut budget, 0, 5));
-        assert!(!refusal.happened());
+        assert_eq!(refusal.limit_bytes(), None);
         assert!(!memory(&mut budget, 40, 41, None));
-        assert!(refusal.happened());
+        assert_eq!(refusal.limit_bytes(), Some(100));
     }
 
     #[test]
@@ -130,7 +136,19 @@ mod tests {
         let (mut budget, refusal) = budget(100);
         assert!(memory(&mut budget, 0, 1000, Some(64)));
         assert!(memory(&mut budget, 0, 100, Some(100)));
-        assert!(!refusal.happened());
+        assert_eq!(refusal.limit_bytes(), None);
+    }
+
+    #[test]
+    fn a_limit_that_changes_is_followed() {
+        let limit = Arc::new(AtomicU64::new(100));
+        let now = limit.clone();
+        let mut budget = Budget::new(Box::new(move || Some(now.load(Ordering::Relaxed))), Refusal::default());
+        assert!(!memory(&mut budget, 0, 101, None));
+        limit.store(200, Ordering::Relaxed);
+        assert!(memory(&mut budget, 0, 101, None));
+        limit.store(150, Ordering::Relaxed);
+        assert!(!memory(&mut budget, 101, 160, None));
     }
 
     #[test]

@@ -22,7 +22,6 @@ pub struct Guest {
     signals: Signals,
     outputs: [Output; 2],
     refusal: Refusal,
-    limit_bytes: Option<u64>,
     // Last, because the others are registered with it.
     runtime: Runtime,
 }
@@ -32,8 +31,15 @@ impl Loaded {
     /// directory, user and groups. Failures are of the kind that the user can mend, and known before start.
     ///
     /// `signals` is the reading end of a pipe. Each byte is the number of a signal that asks the guest to end; whoever
-    /// writes one calls [`crate::Interrupter::interrupt`] afterwards.
-    pub fn grant(self, plan: &RunPlan, stdio: Stdio, signals: OwnedFd) -> Result<Guest, Failure> {
+    /// writes one calls [`crate::Interrupter::interrupt`] afterwards. `cgroup_bytes` tells the cgroup's limit of memory,
+    /// which may change while the guest runs.
+    pub fn grant(
+        self,
+        plan: &RunPlan,
+        stdio: Stdio,
+        signals: OwnedFd,
+        cgroup_bytes: impl Fn() -> Option<u64> + Send + Sync + 'static,
+    ) -> Result<Guest, Failure> {
         let runtime = runtime().map_err(|error| failure("start the event loop", &error))?;
         let inside = runtime.enter();
         let signals = Signals::new(signals).map_err(|error| failure("use the pipe of signals", &error))?;
@@ -48,19 +54,19 @@ impl Loaded {
             Output::new(stdio.stderr, broken_pipe).map_err(stream)?,
         ];
         builder.stdin(input(stdio.stdin).map_err(stream)?).stdout(outputs[0].clone()).stderr(outputs[1].clone());
-        let limit_bytes = plan.limits.guest_memory_bytes;
+        let limits = plan.limits.clone();
         let refusal = Refusal::default();
-        let budget = Budget::new(limit_bytes.unwrap_or(u64::MAX), refusal.clone());
+        let budget = Budget::new(Box::new(move || limits.guest_bytes(cgroup_bytes())), refusal.clone());
         let store = Store::new(&self.engine, State::new(builder.build_p1(), budget));
         drop(inside);
-        Ok(Guest { store, program: self.program, signals, outputs, refusal, limit_bytes, runtime })
+        Ok(Guest { store, program: self.program, signals, outputs, refusal, runtime })
     }
 }
 
 impl Guest {
     /// Runs the guest and returns how it ended, with all its output written. Reports a refused growth, once.
     pub fn run(self, report: &mut dyn FnMut(Report)) -> ExitStatus {
-        let Guest { mut store, program, signals, outputs, refusal, limit_bytes, runtime } = self;
+        let Guest { mut store, program, signals, outputs, refusal, runtime } = self;
         let _listening = errno::listen();
         store.limiter_async(|state| &mut state.budget);
         arm_epochs(&mut store, signals.clone());
@@ -68,7 +74,7 @@ impl Guest {
         if let Some(signal) = signals.received() {
             return ExitStatus::Signal(signal);
         }
-        let mut tell = Refusals { refusal: &refusal, limit_bytes, report, told: false };
+        let mut tell = Refusals { refusal: &refusal, report, told: false };
         let status = runtime.block_on(async {
             let outcome = {
                 let mut guest = pin!(call(&mut store, &program));
@@ -82,8 +88,7 @@ impl Guest {
                 }
             };
             tell.once();
-            let refused_limit = limit_bytes.filter(|_| refusal.happened());
-            let status = status(&outcome, refused_limit);
+            let status = status(&outcome, refusal.limit_bytes());
             if let ExitStatus::Signal(_) = status {
                 // It ends now, also if nobody reads what it wrote.
                 return status;
@@ -105,15 +110,13 @@ impl Guest {
 /// Tells of refused growths.
 struct Refusals<'a> {
     refusal: &'a Refusal,
-    limit_bytes: Option<u64>,
     report: &'a mut dyn FnMut(Report),
     told: bool,
 }
 
 impl Refusals<'_> {
     fn once(&mut self) {
-        if let Some(limit_bytes) = self.limit_bytes
-            && self.refusal.happened()
+        if let Some(limit_bytes) = self.refusal.limit_bytes()
             && !self.told
         {
             self.told = true;

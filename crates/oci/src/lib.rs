@@ -13,6 +13,7 @@ mod lowering;
 mod settings;
 mod source;
 mod unbuilt;
+mod update;
 mod wasm;
 
 use plan::{CacheSettings, RunPlan};
@@ -20,10 +21,14 @@ use std::path::{Path, PathBuf};
 
 pub use bundle::{Error as BundleError, group_of};
 pub use image::{ContainerdError, Error as ImageError, StoreError};
-pub use lowering::{Error as LoweringError, InvocationError, IsolationError, MountError};
+pub use lowering::{
+    Error as LoweringError, HookError, InvocationError, IsolationError, LimitError, MountError, SysctlError,
+    UserNamespaceError,
+};
 pub use settings::{AnnotationError, Error as SettingsError, KeyError, OperatorError, OptionsError, TomlError};
 pub use source::{Error as SourceError, RootfsError};
 pub use unbuilt::Error as UnbuiltError;
+pub use update::{Error as UpdateError, Update, update};
 pub use wasm::{Error as WasmError, Wasm};
 
 /// Where containerd answers.
@@ -139,6 +144,7 @@ pub async fn lower(request: Request<'_>) -> Result<Lowered, Error> {
             mounts: parts.mounts,
             limits: parts.limits,
             isolation: parts.isolation,
+            hooks: parts.hooks,
             termination_file: parts.termination_file,
         },
         wasm: chosen.wasm,

@@ -1,9 +1,10 @@
 //! The whole edge: a bundle on disk in, a plan or one line out.
 
 use super::*;
-use plan::{CacheSettings, Invocation, Isolation, Limits, Origin, RootAccess, Source, User};
+use plan::{CacheSettings, CgroupPath, Hook, Hooks, Invocation, Isolation, Limits, Origin, RootAccess, Source, User};
 use prost::Message;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// A bundle with `/app.wasm` in its root filesystem and an operator file beside it.
 struct Bundle {
@@ -69,12 +70,15 @@ fn plain_bundle_becomes_a_plan() {
         limits: Limits::default(),
         isolation: Isolation {
             namespaces: Vec::new(),
+            user_namespace: None,
+            sysctls: BTreeMap::new(),
             hostname: None,
             user: User { uid: 0, gid: 0, groups: Vec::new(), umask: None },
             rlimits: Vec::new(),
-            cgroup: "/ns/id".to_owned(),
+            cgroup: CgroupPath::Cgroupfs("/ns/id".to_owned()),
             oom_score_adj: None,
         },
+        hooks: Hooks::default(),
         termination_file: None,
     };
     assert_eq!(lowered.plan, wanted);
@@ -148,7 +152,6 @@ fn memory_limit_is_asked_or_defaulted_or_the_maximum() {
 
 #[test]
 fn what_is_not_built_is_refused_by_name() {
-    let hook = json!([{"path": "/bin/true"}]);
     let cases = [
         (
             "annotations",
@@ -160,16 +163,6 @@ fn what_is_not_built_is_refused_by_name() {
             json!({"cwd": "/", "user": {"uid": 0, "gid": 0}, "terminal": true}),
             "terminals are not built yet: run the container without a tty",
         ),
-        (
-            "hooks",
-            json!({"createRuntime": [], "poststop": hook}),
-            "oci hooks are not built yet: remove hooks.poststop from the spec",
-        ),
-        (
-            "linux",
-            json!({"sysctl": {"net.b": "1", "net.a": "1"}}),
-            "sysctls are not built yet: remove net.a from the spec",
-        ),
     ];
     for (part, value, message) in cases {
         let mut bundle = Bundle::new("");
@@ -177,7 +170,42 @@ fn what_is_not_built_is_refused_by_name() {
         assert_eq!(bundle.lower().unwrap_err(), message, "{part}");
     }
     let mut bundle = Bundle::new("");
-    bundle.spec["hooks"] = json!({"prestart": [], "poststart": null});
     bundle.spec["annotations"] = json!({"io.kubernetes.cri.container-type": "container"});
     bundle.lower().unwrap();
+}
+
+#[test]
+fn hooks_are_taken_in_the_order_of_the_spec() {
+    let mut bundle = Bundle::new("");
+    let hook = |path: &str| json!([{"path": path, "args": ["own", "x"], "env": ["A=b"], "timeout": 3}]);
+    bundle.spec["annotations"] = json!({"k": "v"});
+    bundle.spec["hooks"] =
+        json!({"createRuntime": hook("/b"), "prestart": hook("/a"), "poststop": [{"path": "/c"}], "poststart": null});
+    let hooks = bundle.lower().unwrap().plan.hooks;
+    let wanted = |kind: &str, path: &str| Hook {
+        kind: kind.to_owned(),
+        path: path.into(),
+        args: vec!["own".to_owned(), "x".to_owned()],
+        env: vec!["A=b".to_owned()],
+        timeout_s: Some(3),
+    };
+    assert_eq!(hooks.create_runtime, [wanted("prestart", "/a"), wanted("createRuntime", "/b")]);
+    let bare = Hook { args: vec!["/c".to_owned()], env: Vec::new(), timeout_s: None, ..wanted("poststop", "/c") };
+    assert_eq!(hooks.poststop, [bare]);
+    assert_eq!((hooks.told.version.as_str(), hooks.told.annotations["k"].as_str()), ("1.1.0", "v"));
+    let refused = [
+        (
+            json!([{"path": "c"}]),
+            "hooks.poststop names \"c\", which is no absolute path: name the program by its whole path",
+        ),
+        (
+            json!([{"path": "/c", "timeout": 0}]),
+            "hooks.poststop gives /c 0 s: use at least 1, or leave the timeout out",
+        ),
+        (json!([{"path": "/c", "args": ["a\0"]}]), "hooks.poststop has a null byte in what it gives \"/c\": remove it"),
+    ];
+    for (list, message) in refused {
+        bundle.spec["hooks"] = json!({ "poststop": list });
+        assert_eq!(bundle.lower().unwrap_err(), message);
+    }
 }

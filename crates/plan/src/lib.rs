@@ -5,6 +5,7 @@
 
 mod cache;
 mod exit;
+mod hooks;
 mod isolation;
 mod limits;
 mod mounts;
@@ -16,8 +17,11 @@ use std::path::PathBuf;
 
 pub use cache::{CacheSettings, CompileBounds};
 pub use exit::{ExitStatus, Size, Termination};
-pub use isolation::{Isolation, Namespace, NamespaceKind, Rlimit, User};
-pub use limits::{Cpu, Limits};
+pub use hooks::{Hook, HookState, Hooks};
+pub use isolation::{
+    CgroupPath, IdMappings, IdRange, Isolation, Namespace, NamespaceKind, Rlimit, User, UserNamespace, mapped,
+};
+pub use limits::{Bound, Cpu, Io, Limits, Memory, Throttle, ThrottleKind};
 pub use mounts::{Mount, MountFlags, MountSource, RootAccess};
 pub use report::{Failure, Report, one_line, printable};
 pub use source::{Digest, DigestError, FileIdentity, Origin, Source};
@@ -39,6 +43,8 @@ pub struct RunPlan {
     pub limits: Limits,
     /// What separates the container process from the node.
     pub isolation: Isolation,
+    /// Programs of the node that run beside it.
+    pub hooks: Hooks,
     /// The file on the node that receives the failure message (`terminationMessagePath`), if the pod has one.
     pub termination_file: Option<PathBuf>,
 }

@@ -1,5 +1,6 @@
 //! The mounts that become the guest's filesystem.
 
+use crate::IdMappings;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -23,6 +24,8 @@ pub struct Mount {
     pub source: MountSource,
     /// The options that hold for every kind of mount.
     pub flags: MountFlags,
+    /// How the owners of its files are mapped, if they are: only of bind mounts.
+    pub ids: Option<IdMappings>,
 }
 
 /// What is mounted.

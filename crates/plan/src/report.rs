@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Report {
     /// The compile child holds the lock of its artifact and waits for the word to go on.
     Locked,
+    /// The container process has its namespaces and mounts, and waits for the hooks of creation.
+    Mounted,
     /// The container process is set up and linked, and waits for start.
     Ready,
     /// The child gives up before the guest ran.

@@ -1,7 +1,7 @@
 //! The container process, from fork to the moment the guest may run.
 //! The order of the steps is the sandbox's security argument: see [`Inside::confine`].
 
-use crate::cgroup::{Cgroup, CgroupError};
+use crate::cgroup::{Cgroup, CgroupError, MemoryLimit};
 use crate::channel::ChildEnd;
 use crate::identity::{self, IdentityError};
 use crate::mounts::{self, MountError};
@@ -9,6 +9,7 @@ use crate::namespaces::{self, NamespaceError};
 use crate::process::{self, Descriptors, Spawned};
 use crate::seccomp::{self, SeccompError};
 use crate::stdio::Stdio;
+use crate::user_namespace::{UserNamespaceError, UserNamespaces};
 use crate::{signals, syscall};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -46,6 +47,9 @@ pub enum SpawnError {
     /// Its process id namespace cannot be joined.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
+    /// Its user namespace, or that of a mount.
+    #[error(transparent)]
+    User(#[from] UserNamespaceError),
 }
 
 /// Why the container process could not be confined.
@@ -57,6 +61,8 @@ enum ConfineError {
     Namespace(#[from] NamespaceError),
     #[error(transparent)]
     Mount(#[from] MountError),
+    #[error(transparent)]
+    User(#[from] UserNamespaceError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
@@ -72,11 +78,14 @@ enum ConfineError {
 /// Forks the container process; `body` runs in it and ends it. See [`process::fork`] for what the caller must hold to.
 pub fn spawn(spawn: &Spawn<'_>, body: impl FnOnce(Inside<'_>)) -> Result<Spawned, SpawnError> {
     let isolation = &spawn.plan.isolation;
-    let descriptors = Descriptors { stdio: spawn.stdio.child(), rest: vec![spawn.artifact.as_fd()] };
+    let users = UserNamespaces::of(spawn.plan)?;
+    let rest = [spawn.artifact.as_fd()].into_iter().chain(users.descriptors()).collect();
+    let descriptors = Descriptors { stdio: spawn.stdio.child(), rest };
     let fork = || {
         process::fork(namespaces::made_with_fork(isolation), &descriptors, |channel, mut rest| {
+            let users = UserNamespaces::from_inherited(spawn.plan, rest.split_off(1));
             let artifact = rest.pop().map(File::from);
-            body(Inside { plan: spawn.plan, rootfs: spawn.rootfs, cgroup: spawn.cgroup, channel, artifact });
+            body(Inside { plan: spawn.plan, rootfs: spawn.rootfs, cgroup: spawn.cgroup, channel, artifact, users });
         })
     };
     namespaces::in_pid_namespace(isolation, fork)?.map_err(SpawnError::Fork)
@@ -90,6 +99,7 @@ pub struct Inside<'a> {
     cgroup: &'a Cgroup,
     channel: ChildEnd,
     artifact: Option<File>,
+    users: UserNamespaces,
 }
 
 impl<'a> Inside<'a> {
@@ -106,13 +116,26 @@ impl<'a> Inside<'a> {
         }
     }
 
-    /// Joins the cgroup. First of all: memory touched earlier is not charged to the container.
+    /// Joins the cgroup. First of all: memory touched earlier is not charged to the container. Where systemd makes it,
+    /// the shim has it put this process there, and gives the word.
     pub fn join_cgroup(&mut self) {
         let joined = process::die_with_parent()
             .map_err(|source| ConfineError::Step { step: "tie the container process to the shim", source })
-            .and_then(|()| Ok(self.cgroup.join()?));
+            .and_then(|()| match self.cgroup.is_systemd() {
+                true if self.channel.wait_for_go() => Ok(()),
+                true => syscall::exit_now(1),
+                false => Ok(self.cgroup.join(&self.plan.limits)?),
+            });
         if let Err(error) = joined {
             self.channel.fail(message(&error));
+        }
+    }
+
+    /// The cgroup's limit of memory, to be read also when the process has long left the node's filesystem.
+    pub fn memory_limit(&mut self) -> MemoryLimit {
+        match self.cgroup.memory_limit() {
+            Ok(limit) => limit,
+            Err(error) => self.channel.fail(message(&error.into())),
         }
     }
 
@@ -124,12 +147,20 @@ impl<'a> Inside<'a> {
     /// Takes every right away that the guest is not granted. `wake` is called on each signal that asks to end, and
     /// must be async-signal-safe. Returns the pipe of these signals too: each is a byte with its number.
     pub fn confine(self, wake: impl Fn() + Send + Sync + 'static) -> (Confined, OwnedFd) {
-        let Inside { plan, rootfs, mut channel, .. } = self;
-        let confined = confine(plan, rootfs, wake).and_then(|signals| {
+        let Inside { plan, rootfs, mut channel, users, .. } = self;
+        let mut hooks = || {
+            channel.report(&Report::Mounted);
+            // A shim that hangs up has said elsewhere why.
+            if !channel.wait_for_go() {
+                syscall::exit_now(1);
+            }
+        };
+        let confined = confine(plan, rootfs, &users, &mut hooks, wake).and_then(|signals| {
             let copy = signals.try_clone();
             let copy = copy.map_err(|source| ConfineError::Step { step: "share the pipe of signals", source })?;
             Ok((signals, copy))
         });
+        drop(users);
         match confined {
             Ok((signals, copy)) => (Confined { channel, signals }, copy),
             Err(error) => channel.fail(message(&error)),
@@ -186,7 +217,13 @@ impl Confined {
     }
 }
 
-fn confine(plan: &RunPlan, rootfs: &Path, wake: impl Fn() + Send + Sync + 'static) -> Result<OwnedFd, ConfineError> {
+fn confine(
+    plan: &RunPlan,
+    rootfs: &Path,
+    users: &UserNamespaces,
+    hooks: &mut dyn FnMut(),
+    wake: impl Fn() + Send + Sync + 'static,
+) -> Result<OwnedFd, ConfineError> {
     let isolation = &plan.isolation;
     let step = |step| move |source| ConfineError::Step { step, source };
     // Built first: a filter is made with calls that it refuses.
@@ -203,8 +240,14 @@ fn confine(plan: &RunPlan, rootfs: &Path, wake: impl Fn() + Send + Sync + 'stati
     {
         sethostname(hostname).map_err(|errno| step("set the host name")(errno.into()))?;
     }
+    namespaces::set_sysctls(isolation)?;
+    mounts::put_together(rootfs, plan, users.of_mounts())?;
+    if plan.hooks.at_creation() {
+        hooks();
+    }
     mounts::enter(rootfs, plan)?;
     identity::limit(&isolation.rlimits)?;
+    users.enter()?;
     identity::become_user(&isolation.user)?;
     let signals = signals::install(wake).map_err(step("install signal handlers"))?;
     // Last: the steps above need calls that the filter refuses.

@@ -6,7 +6,9 @@ pub mod cgroup;
 pub mod channel;
 pub mod compiler;
 pub mod container;
+pub mod hooks;
 mod identity;
+pub mod logger;
 mod mounts;
 mod namespaces;
 pub mod process;
@@ -16,6 +18,7 @@ mod seccomp;
 pub mod signals;
 pub mod stdio;
 mod syscall;
+mod user_namespace;
 
 pub use channel::{Channel, ChannelError, Orders};
 pub use process::{Child, Ended};

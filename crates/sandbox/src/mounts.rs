@@ -85,6 +85,15 @@ pub enum MountError {
         #[source]
         source: io::Error,
     },
+    /// Not every filesystem maps owners.
+    #[error("map the owners of the mount on {path}: its filesystem may not support id-mapped mounts")]
+    MapIds {
+        /// In the container.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The way into the new root failed.
     #[error("change to the container's root")]
     Pivot(#[source] io::Error),
@@ -97,10 +106,10 @@ pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, MountError> {
         .map_err(|errno| MountError::OpenRoot { path: path.to_owned(), source: errno.into() })
 }
 
-/// Puts the container's filesystem together on `rootfs` and makes it this process's root.
+/// Puts the container's filesystem together on `rootfs`; `ids` are for its mapped mounts, in their order.
 ///
 /// Must run in a mount namespace of the container's own that propagates nothing to the node.
-pub(crate) fn enter(rootfs: &Path, plan: &RunPlan) -> Result<(), MountError> {
+pub(crate) fn put_together(rootfs: &Path, plan: &RunPlan, ids: &[OwnedFd]) -> Result<(), MountError> {
     let fail = |source: io::Error| MountError::Mount { path: PathBuf::from("/"), source };
     // A volume cloned from a slave mount would let mounts in that the node makes later, writable and with devices,
     // since the attributes below are set once.
@@ -111,15 +120,24 @@ pub(crate) fn enter(rootfs: &Path, plan: &RunPlan) -> Result<(), MountError> {
         mount(Some("tmpfs"), rootfs, Some("tmpfs"), flags, Some("mode=755,size=64k")).map_err(|e| fail(e.into()))?;
     }
     let root = open_root(rootfs)?;
+    let mut ids = ids.iter();
     for mount in &plan.mounts {
-        attach(&root, mount)?;
+        let ids = mount.ids.as_ref().and_then(|_| ids.next());
+        attach(&root, mount, ids)?;
     }
+    Ok(())
+}
+
+/// Makes what [`put_together`] made this process's root, read-only if the plan says so: hooks may write to it before.
+pub(crate) fn enter(rootfs: &Path, plan: &RunPlan) -> Result<(), MountError> {
+    let fail = |errno: Errno| MountError::Mount { path: PathBuf::from("/"), source: errno.into() };
+    let root = open_root(rootfs)?;
     let read_only = match plan.root {
         RootAccess::ReadWrite => 0,
         RootAccess::ReadOnly | RootAccess::Hidden => ATTR_RDONLY,
     };
     // Device nodes of an image would open the node's devices to a guest that is user 0.
-    syscall::mount_set(root.as_fd(), 0, read_only | ATTR_NODEV | ATTR_NOSUID).map_err(|errno| fail(errno.into()))?;
+    syscall::mount_set(root.as_fd(), 0, read_only | ATTR_NODEV | ATTR_NOSUID).map_err(fail)?;
     pivot(rootfs).map_err(|errno| MountError::Pivot(errno.into()))
 }
 
@@ -176,7 +194,7 @@ fn remove_empty_file(parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
     unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)
 }
 
-fn attach(root: &OwnedFd, mount: &Mount) -> Result<(), MountError> {
+fn attach(root: &OwnedFd, mount: &Mount, ids: Option<&OwnedFd>) -> Result<(), MountError> {
     for point in missing(root, mount)? {
         make(root, &point)?;
     }
@@ -188,6 +206,10 @@ fn attach(root: &OwnedFd, mount: &Mount) -> Result<(), MountError> {
         MountSource::Bind { path: source, recursive } => {
             let tree = detach(source, *recursive, mount)?;
             let depth = if *recursive { AT_RECURSIVE } else { 0 };
+            if let Some(ids) = ids {
+                let mapped = syscall::mount_map_ids(tree.as_fd(), depth, ids.as_fd());
+                mapped.map_err(|errno| MountError::MapIds { path: path.clone(), source: errno.into() })?;
+            }
             syscall::mount_set(tree.as_fd(), depth, attributes(mount.flags)).map_err(fail)?;
             syscall::move_mount(tree.as_fd(), target.as_fd()).map_err(fail)
         }

@@ -4,7 +4,8 @@ use nix::sched::{CloneFlags, setns};
 use plan::{Isolation, Namespace, NamespaceKind};
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// Why a namespace could not be joined.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,28 @@ pub enum NamespaceError {
         kind: NamespaceKind,
         /// The path in the OCI spec.
         path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The process is gone.
+    #[error("join the {name} namespace of process {pid}")]
+    OfProcess {
+        /// The kernel's name of it.
+        name: &'static str,
+        /// The process.
+        pid: u32,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel has no such parameter, or does not take the value.
+    #[error("set sysctl {name} to {value:?}")]
+    Sysctl {
+        /// Its path below `/proc/sys`.
+        name: String,
+        /// What it was to be.
+        value: String,
         /// The system's answer.
         #[source]
         source: io::Error,
@@ -50,11 +73,61 @@ pub(crate) fn join(isolation: &Isolation) -> Result<(), NamespaceError> {
 pub(crate) fn in_pid_namespace<T>(isolation: &Isolation, fork: impl FnOnce() -> T) -> Result<T, NamespaceError> {
     let joined = isolation.namespaces.iter().find(|namespace| namespace.kind == NamespaceKind::Pid);
     let Some(Namespace { path: Some(path), .. }) = joined else { return Ok(fork()) };
+    born_in(path, fork)
+}
+
+/// Runs `fork` so that the child is born in the process id namespace of process `pid`.
+pub(crate) fn in_pid_namespace_of<T>(pid: u32, fork: impl FnOnce() -> T) -> Result<T, NamespaceError> {
+    born_in(&of_process(pid, "pid"), fork)
+}
+
+/// Joins, in a child, the other namespaces of process `pid`. The user namespace comes last, as it takes the rights away
+/// that the others need; joining the one that this process is in already is an error to the kernel.
+pub(crate) fn join_those_of(pid: u32) -> Result<(), NamespaceError> {
+    let names = [
+        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+        ("user", CloneFlags::CLONE_NEWUSER),
+    ];
+    // All of them first: `/proc` is hidden by the mount namespace.
+    let mut opened = Vec::new();
+    for (name, flag) in names {
+        let path = of_process(pid, name);
+        let failed = |source| NamespaceError::OfProcess { name, pid, source };
+        let file = File::open(&path).map_err(failed)?;
+        let own = std::fs::metadata(Path::new("/proc/self/ns").join(name)).map_err(failed)?;
+        if file.metadata().map_err(failed)?.ino() != own.ino() {
+            opened.push((name, flag, file));
+        }
+    }
+    for (name, flag, file) in opened {
+        setns(file, flag).map_err(|errno| NamespaceError::OfProcess { name, pid, source: errno.into() })?;
+    }
+    Ok(())
+}
+
+fn of_process(pid: u32, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/ns/{name}"))
+}
+
+fn born_in<T>(path: &PathBuf, fork: impl FnOnce() -> T) -> Result<T, NamespaceError> {
     let own = File::open("/proc/self/ns/pid").map_err(NamespaceError::Return)?;
     enter(NamespaceKind::Pid, path)?;
     let forked = fork();
     setns(own, CloneFlags::CLONE_NEWPID).map_err(|errno| NamespaceError::Return(errno.into()))?;
     Ok(forked)
+}
+
+/// Sets the parameters of the kernel that belong to these namespaces.
+pub(crate) fn set_sysctls(isolation: &Isolation) -> Result<(), NamespaceError> {
+    for (name, value) in &isolation.sysctls {
+        let set = std::fs::write(Path::new("/proc/sys").join(name), value);
+        set.map_err(|source| NamespaceError::Sysctl { name: name.clone(), value: value.clone(), source })?;
+    }
+    Ok(())
 }
 
 /// Makes a cgroup namespace whose root is the cgroup this process is in, if the plan wants one.

@@ -49,6 +49,18 @@ pub struct Child {
 }
 
 impl Spawned {
+    /// The process id, as this process sees it.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.unsigned_abs()
+    }
+
+    /// Ends the process and reaps it; for one that ends at once.
+    pub(crate) fn end(self) -> io::Result<()> {
+        let _ = syscall::pidfd_send_signal(self.pidfd.as_fd(), Signal::SIGKILL as i32);
+        waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED)?;
+        Ok(())
+    }
+
     /// Puts the child under watch of the current async runtime.
     pub fn watch(self) -> io::Result<(Child, Channel)> {
         // SAFETY: the AsyncFd owns the descriptor, which thus stays open and the same until it is dropped.

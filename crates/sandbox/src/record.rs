@@ -2,6 +2,7 @@
 
 use crate::mounts::MountPoint;
 use crate::rootfs::Layer;
+use plan::{Hook, HookState, RunPlan};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -24,6 +25,12 @@ pub struct Record {
     pub layers: Vec<Layer>,
     /// The mount points made in it.
     pub mount_points: Vec<MountPoint>,
+    /// The hooks that run once all is gone.
+    #[serde(default)]
+    pub poststop: Vec<Hook>,
+    /// What they are told.
+    #[serde(default)]
+    pub told: HookState,
 }
 
 /// Why a record could not be kept or used.
@@ -68,8 +75,10 @@ pub enum RecordError {
 
 impl Record {
     /// A record of a container without a process yet.
-    pub fn new(cgroup: String, layers: Vec<Layer>, mount_points: Vec<MountPoint>) -> Record {
-        Record { version: VERSION, pid: None, cgroup, layers, mount_points }
+    pub fn new(plan: &RunPlan, layers: Vec<Layer>, mount_points: Vec<MountPoint>) -> Record {
+        let (cgroup, poststop, told) =
+            (plan.isolation.cgroup.path(), plan.hooks.poststop.clone(), plan.hooks.told.clone());
+        Record { version: VERSION, pid: None, cgroup, layers, mount_points, poststop, told }
     }
 
     /// Writes it to the bundle, atomically.
@@ -105,5 +114,40 @@ impl Record {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RecordError::Write { path, source: error }),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the first release wrote, letter by letter: every later one has to undo it.
+    const FIRST: &str = r#"{"version":1,"pid":7,"cgroup":"/ns/id",
+        "layers":[{"kind":"overlay","source":"overlay","target":"","options":["lowerdir=/a"]}],
+        "mount_points":[{"path":"/data","kind":"Directory"},{"path":"/file","kind":"File"}]}"#;
+
+    fn load(text: &str) -> Result<Option<Record>, String> {
+        let bundle = tempfile::tempdir().unwrap();
+        fs::write(bundle.path().join(NAME), text).unwrap();
+        Record::load(bundle.path()).map_err(|error| plan::one_line(&error))
+    }
+
+    #[test]
+    fn a_record_of_the_first_release_is_read() {
+        let record = load(FIRST).unwrap().unwrap();
+        assert_eq!((record.pid, record.cgroup.as_str()), (Some(7), "/ns/id"));
+        assert_eq!((record.layers.len(), record.mount_points.len(), record.poststop.len()), (1, 2, 0));
+    }
+
+    #[test]
+    fn a_record_of_a_later_release_is_refused_by_name() {
+        let error = load(&FIRST.replace("\"version\":1", "\"version\":2")).unwrap_err();
+        assert!(error.contains("has version 2, and this shim reads up to 1: use the shim that wrote it"), "{error}");
+    }
+
+    #[test]
+    fn a_broken_record_is_an_error_and_an_absent_one_none() {
+        assert!(load("{").unwrap_err().starts_with("parse "));
+        assert_eq!(Record::load(tempfile::tempdir().unwrap().path()).unwrap(), None);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The shim lives in a mount namespace of its own, so that these mounts never show on the node and end with the shim.
 
+mod mapping;
+
 use crate::mounts::{self, MountError, MountPoint};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -125,6 +127,8 @@ pub fn remove_mount_points(path: &Path, points: &[MountPoint]) {
 }
 
 fn mount_one(target: &Path, layer: &Layer) -> io::Result<()> {
+    let mapped = mapping::Mapped::of(target, layer)?;
+    let layer = mapped.as_ref().map_or(layer, mapping::Mapped::layer);
     let mut flags = MsFlags::empty();
     let mut data = Vec::new();
     for option in &layer.options {

@@ -1,10 +1,12 @@
-//! The container's standard input, output and error: fifos that containerd's client made, or files that it names.
+//! The container's standard input, output and error: fifos that containerd's client made, or files or a logger that it
+//! names.
 
+use crate::logger::{self, Ends, Logger, LoggerError, Pipes};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,9 +18,23 @@ const MESSAGE_PATIENCE: Duration = Duration::from_millis(500);
 /// Why stdio could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StdioError {
-    /// Loggers are not built, and there may be others.
-    #[error("stdio by {0} is not built yet: use fifos or file://")]
+    /// There are others.
+    #[error("stdio by {0} is not supported: use fifos, file:// or binary://")]
     Scheme(String),
+    /// A logger has both streams.
+    #[error("stdout is the logger {stdout}, and stderr is {stderr}: give both to the same logger")]
+    Half {
+        /// What is to get stdout.
+        stdout: String,
+        /// What is to get stderr.
+        stderr: String,
+    },
+    /// The pipes to a logger.
+    #[error("make the pipes of a logger")]
+    Pipes(#[source] io::Error),
+    /// The logger's name.
+    #[error(transparent)]
+    Logger(#[from] LoggerError),
     /// Standard input comes by a fifo.
     #[error("stdin from {0} is not supported: use a fifo")]
     Input(String),
@@ -50,14 +66,66 @@ pub struct Kept {
     outputs: [Option<OwnedFd>; 2],
 }
 
+/// Where a container's stdio goes, by containerd's names.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    /// The namespace of containerd.
+    pub namespace: &'a str,
+    /// The container's id.
+    pub id: &'a str,
+    /// Standard input.
+    pub stdin: &'a str,
+    /// Standard output.
+    pub stdout: &'a str,
+    /// Standard error.
+    pub stderr: &'a str,
+}
+
+/// The logger that a container's output goes to.
+#[derive(Debug)]
+pub struct LoggerToRun {
+    /// What to run.
+    pub logger: Logger,
+    /// Its ends.
+    pub ends: Ends,
+    /// Readable, or at its end, when it is ready.
+    pub ready: OwnedFd,
+}
+
+fn is_logger(name: &str) -> bool {
+    name.split_once("://").is_some_and(|(scheme, _)| scheme == logger::SCHEME)
+}
+
 impl Stdio {
-    /// Opens the three paths; an empty one is `/dev/null`.
-    pub fn open(stdin: &str, stdout: &str, stderr: &str) -> Result<Stdio, StdioError> {
-        let (kept_in, child_in) = end(stdin, OFlag::O_RDONLY)?;
-        let (kept_out, child_out) = end(stdout, OFlag::O_WRONLY)?;
-        let (kept_err, child_err) = end(stderr, OFlag::O_WRONLY)?;
+    /// Opens the three paths; an empty one is `/dev/null`. A logger is left to the caller to run.
+    pub fn open(names: &Names<'_>) -> Result<(Stdio, Option<LoggerToRun>), StdioError> {
+        let (kept_in, child_in) = end(names.stdin, OFlag::O_RDONLY)?;
+        if is_logger(names.stdout) || is_logger(names.stderr) {
+            return Self::to_logger(names, kept_in, child_in);
+        }
+        let (kept_out, child_out) = end(names.stdout, OFlag::O_WRONLY)?;
+        let (kept_err, child_err) = end(names.stderr, OFlag::O_WRONLY)?;
         let kept = Kept { stdin: kept_in, outputs: [kept_out, kept_err] };
-        Ok(Stdio { kept, child: [child_in, child_out, child_err] })
+        Ok((Stdio { kept, child: [child_in, child_out, child_err] }, None))
+    }
+
+    fn to_logger(
+        names: &Names<'_>,
+        kept_in: Option<OwnedFd>,
+        child_in: OwnedFd,
+    ) -> Result<(Stdio, Option<LoggerToRun>), StdioError> {
+        // nerdctl and ctr name the same logger twice, or none for stderr.
+        if !is_logger(names.stdout) || (names.stderr != names.stdout && !names.stderr.is_empty()) {
+            return Err(StdioError::Half { stdout: names.stdout.to_owned(), stderr: names.stderr.to_owned() });
+        }
+        let logger = Logger::parse(names.stdout, names.namespace, names.id)?;
+        let Pipes { theirs, streams: [stdout, stderr], ready } = Pipes::new().map_err(StdioError::Pipes)?;
+        // An open file description of its own, as for fifos.
+        let path = format!("/proc/self/fd/{}", stderr.as_raw_fd());
+        let told = open(path.as_str(), OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty());
+        let told = told.map_err(|errno| StdioError::Pipes(errno.into()))?;
+        let kept = Kept { stdin: kept_in, outputs: [None, Some(told)] };
+        Ok((Stdio { kept, child: [child_in, stdout, stderr] }, Some(LoggerToRun { logger, ends: theirs, ready })))
     }
 
     /// The child's three descriptors.

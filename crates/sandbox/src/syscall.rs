@@ -97,6 +97,17 @@ pub(crate) unsafe fn close_from(first: u32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0u32) }).map(drop)
 }
 
+/// Has every descriptor from `first` on closed by the next exec.
+///
+/// # Safety
+///
+/// No object of this process may be meant to outlive that exec with these descriptors.
+pub(crate) unsafe fn close_on_exec_from(first: RawFd) -> Result<(), Errno> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: marking is harmless to memory; the caller answers for the owners.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) }).map(drop)
+}
+
 /// Sends a signal to the process behind a pidfd.
 pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     let no_info = std::ptr::null::<libc::siginfo_t>();
@@ -128,7 +139,17 @@ pub(crate) fn move_mount(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result
 
 /// Adds attributes (`MOUNT_ATTR_*`) to a mount.
 pub(crate) fn mount_set(mount: BorrowedFd<'_>, at_flags: i32, set: u64) -> Result<(), Errno> {
-    let attr = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    mount_setattr(mount, at_flags, libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 })
+}
+
+/// Maps the owners of a detached mount's files as a user namespace maps ids.
+pub(crate) fn mount_map_ids(mount: BorrowedFd<'_>, at_flags: i32, ids: BorrowedFd<'_>) -> Result<(), Errno> {
+    let userns_fd = u64::from(ids.as_raw_fd().unsigned_abs());
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    mount_setattr(mount, at_flags, attr)
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, at_flags: i32, attr: libc::mount_attr) -> Result<(), Errno> {
     let flags = at_flags | libc::AT_EMPTY_PATH;
     // SAFETY: the descriptor is open, the path a C string, `attr` of the layout and size passed.
     let result = unsafe {

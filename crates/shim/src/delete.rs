@@ -8,6 +8,7 @@ use anyhow::Context;
 use containerd_shim_protos::api::DeleteResponse;
 use protobuf::{Message, MessageField};
 use sandbox::cgroup::Cgroup;
+use sandbox::hooks::{self, Moment, Place};
 use sandbox::{Record, rootfs};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
     if let Some(record) = Record::load(&bundle)? {
         response.pid = record.pid.unwrap_or_default();
         undo(&bundle, &record)?;
+        run_hooks(&args.id, &record)?;
         Record::remove(&bundle)?;
     }
     // Where create failed because the shim was killed, containerd may remove the bundle at this very moment.
@@ -48,4 +50,21 @@ fn undo(bundle: &Path, record: &Record) -> anyhow::Result<()> {
     rootfs::mount_all(&root, &record.layers)?;
     rootfs::remove_mount_points(&root, &record.mount_points);
     Ok(rootfs::unmount(&root)?)
+}
+
+/// One that fails is logged, and keeps none of the others from running.
+fn run_hooks(id: &str, record: &Record) -> anyhow::Result<()> {
+    if record.poststop.is_empty() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("make the runtime")?;
+    for hook in &record.poststop {
+        // Forked outside of the runtime, as everywhere.
+        let moment = Moment { id, pid: None, status: "stopped" };
+        let ran = hooks::spawn(hook, &Place::Runtime, &record.told, moment);
+        if let Err(error) = ran.and_then(|running| runtime.block_on(running.finish(hook))) {
+            tracing::warn!(id, error = plan::one_line(&error), "a hook failed");
+        }
+    }
+    Ok(())
 }

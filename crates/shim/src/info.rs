@@ -28,19 +28,23 @@ pub(crate) fn info() -> anyhow::Result<()> {
     Ok(std::io::stdout().write_all(&info.write_to_bytes()?)?)
 }
 
-/// The OCI runtime spec's `features` document. User namespaces are absent: they are not built yet.
+/// The OCI runtime spec's `features` document.
 fn features() -> serde_json::Value {
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
-        "mountOptions": ["bind", "noatime", "nodev", "noexec", "nosuid", "rbind", "ro", "rprivate", "rro", "rw"],
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": [
+            "bind", "idmap", "noatime", "nodev", "noexec", "nosuid", "rbind", "ridmap", "ro", "rprivate", "rro", "rw",
+        ],
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
             "capabilities": [],
-            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false },
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": false },
             "seccomp": { "enabled": false },
             "apparmor": { "enabled": false },
-            "selinux": { "enabled": false }
+            "selinux": { "enabled": false },
+            "mountExtensions": { "idmap": { "enabled": true } }
         }
     })
 }

@@ -4,7 +4,7 @@ use containerd_shim_protos::cgroups::metrics as one;
 use containerd_shim_protos::cgroups_v2::metrics as two;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use protobuf::{MessageField, MessageFull};
-use sandbox::cgroup::{CpuStats, MemoryStats, Stats, Version};
+use sandbox::cgroup::{CpuStats, IoStats, MemoryStats, Stats, Version};
 
 /// What the messages show where there is no limit.
 const NO_LIMIT: u64 = u64::MAX;
@@ -116,7 +116,21 @@ fn version_2(stats: &Stats) -> two::Metrics {
     metrics.cpu = MessageField::some(cpu);
     metrics.memory = MessageField::some(memory_2(&stats.memory));
     metrics.memory_events = MessageField::some(events);
+    metrics.io = MessageField::some(io_2(&stats.io));
     metrics
+}
+
+fn io_2(devices: &[IoStats]) -> two::IOStat {
+    let usage = devices.iter().map(|device| two::IOEntry {
+        major: device.major,
+        minor: device.minor,
+        rbytes: device.read_bytes,
+        wbytes: device.written_bytes,
+        rios: device.reads,
+        wios: device.writes,
+        ..two::IOEntry::default()
+    });
+    two::IOStat { usage: usage.collect(), ..two::IOStat::default() }
 }
 
 fn memory_2(memory: &MemoryStats) -> two::MemoryStat {

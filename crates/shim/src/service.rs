@@ -141,8 +141,10 @@ impl Task for Service {
         not_built("resize_pty")
     }
 
-    async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> Reply<Empty> {
-        not_built("update")
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> Reply<Empty> {
+        let (tasks, resources) = (self.tasks.clone(), request.resources.into_option().unwrap_or_default());
+        to_the_end(async move { tasks.update(&request.id, &resources.type_url, &resources.value).await }).await?;
+        Ok(Empty::new())
     }
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> Reply<StatsResponse> {

@@ -42,11 +42,22 @@ impl Spawner {
     where
         E: std::error::Error + Send + 'static,
     {
+        self.fork(fork).await?.watch().map_err(SpawnerError::Watch)
+    }
+
+    /// Has the main loop run `fork`.
+    pub(crate) async fn fork<T, E>(
+        &self,
+        fork: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, SpawnerError<E>>
+    where
+        T: Send + 'static,
+        E: std::error::Error + Send + 'static,
+    {
         let (reply, outcome) = oneshot::channel();
         let job: Job = Box::new(move || drop(reply.send(fork())));
         self.0.send(job).map_err(|_| SpawnerError::ShuttingDown)?;
-        let spawned = outcome.await.map_err(|_| SpawnerError::ShuttingDown)?.map_err(SpawnerError::Fork)?;
-        spawned.watch().map_err(SpawnerError::Watch)
+        outcome.await.map_err(|_| SpawnerError::ShuttingDown)?.map_err(SpawnerError::Fork)
     }
 }
 

@@ -27,7 +27,10 @@ pub(crate) fn refusal(error: &TaskError) -> Error {
         TaskError::Exists(_) => Code::ALREADY_EXISTS,
         TaskError::Move { .. } => Code::FAILED_PRECONDITION,
         TaskError::Create(error) => creation(error),
-        TaskError::Cgroup { .. }
+        TaskError::Resources(_) => Code::INVALID_ARGUMENT,
+        TaskError::Hooks { .. }
+        | TaskError::Update { .. }
+        | TaskError::Cgroup { .. }
         | TaskError::Encode(_)
         | TaskError::Signal { .. }
         | TaskError::Start { .. }
@@ -40,7 +43,7 @@ pub(crate) fn refusal(error: &TaskError) -> Error {
 
 fn creation(error: &CreateError) -> Code {
     match error {
-        CreateError::Plan(_) | CreateError::Refused(_) | CreateError::Stdio(_) => Code::INVALID_ARGUMENT,
+        CreateError::Plan(_) | CreateError::Refused(_) | CreateError::Output(_) => Code::INVALID_ARGUMENT,
         _ => Code::INTERNAL,
     }
 }

@@ -1,6 +1,6 @@
 //! What `/proc` says about processes.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,27 @@ pub fn status(pid: i32) -> Result<BTreeMap<String, String>> {
         Some((name.to_owned(), value.trim().to_owned()))
     };
     Ok(text.lines().filter_map(split).collect())
+}
+
+/// Whether this node has one hierarchy of cgroups for all controllers: version 2.
+pub fn unified_cgroups() -> bool {
+    Path::new(CGROUPS).join("cgroup.controllers").exists()
+}
+
+/// Where every distribution mounts cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The directory of the cgroup that a process is in, in the hierarchy of a controller; of version 2 for the empty name.
+pub fn cgroup(pid: i32, controller: &str) -> Result<PathBuf> {
+    let table = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    for line in table.lines() {
+        // cgroups(7): `hierarchy:controllers:path`.
+        let [_, controllers, path] = line.splitn(3, ':').collect::<Vec<_>>()[..] else { continue };
+        if controllers.split(',').any(|name| name == controller) {
+            return Ok(Path::new(CGROUPS).join(controllers).join(path.trim_start_matches('/')));
+        }
+    }
+    bail!("process {pid} is in no cgroup of {controller:?}: {table}")
 }
 
 /// The open files of a process: number and what the link says.

@@ -2,8 +2,8 @@
 
 use engine::{ArtifactKey, Cache, CompileJob, Interrupter, Stdio, Variant, compile, load};
 use plan::{
-    CacheSettings, CompileBounds, Digest, ExitStatus, Failure, Invocation, Isolation, Limits, Mount, MountFlags,
-    MountSource, Origin, Report, RootAccess, RunPlan, Source, User,
+    CacheSettings, CgroupPath, CompileBounds, Digest, ExitStatus, Failure, Hooks, Invocation, Isolation, Limits, Mount,
+    MountFlags, MountSource, Origin, Report, RootAccess, RunPlan, Source, User,
 };
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write};
@@ -139,7 +139,7 @@ impl Stage {
                 stdout: OwnedFd::from(stdout_writer),
                 stderr: OwnedFd::from(stderr_writer),
             };
-            let guest = loaded.grant(&plan, stdio, OwnedFd::from(signals_reader)).unwrap();
+            let guest = loaded.grant(&plan, stdio, OwnedFd::from(signals_reader), || None).unwrap();
             let status = guest.run(&mut |report| send_report.send(report).unwrap());
             send_end.send(status).unwrap();
         });
@@ -220,12 +220,15 @@ pub(crate) fn plan() -> RunPlan {
         limits: Limits::default(),
         isolation: Isolation {
             namespaces: Vec::new(),
+            user_namespace: None,
+            sysctls: Default::default(),
             hostname: None,
             user: User { uid: 0, gid: 0, groups: Vec::new(), umask: None },
             rlimits: Vec::new(),
-            cgroup: "/test".into(),
+            cgroup: CgroupPath::Cgroupfs("/test".into()),
             oom_score_adj: None,
         },
+        hooks: Hooks::default(),
         termination_file: None,
     }
 }
@@ -244,5 +247,6 @@ pub(crate) fn mount(destination: &Path) -> Mount {
         destination: fs::canonicalize(destination).unwrap(),
         source: MountSource::Bind { path: destination.to_owned(), recursive: false },
         flags: MountFlags::default(),
+        ids: None,
     }
 }

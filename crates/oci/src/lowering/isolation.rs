@@ -2,17 +2,25 @@
 //! It must not know system calls.
 
 use super::paths::clean;
+use super::sysctls::{self, Error as SysctlError};
+use super::user_namespace::{self, Error as UserNamespaceError};
 use crate::bundle::Bundle;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Process};
-use plan::{Isolation, Namespace, NamespaceKind, Rlimit, User};
+use plan::{CgroupPath, Isolation, Namespace, NamespaceKind, Rlimit, User};
 use std::path::{Path, PathBuf};
 
 /// Why the isolation is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// User and time namespaces.
-    #[error("{0} namespaces are not built yet: remove it from linux.namespaces")]
-    Namespace(&'static str),
+    /// Guests see the clocks of the node.
+    #[error("time namespaces are not supported: remove it from linux.namespaces")]
+    Time,
+    /// The user namespace.
+    #[error(transparent)]
+    User(#[from] UserNamespaceError),
+    /// A parameter of the kernel.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
     /// The runtime spec forbids it.
     #[error("linux.namespaces lists {0:?} twice: list it once")]
     Twice(NamespaceKind),
@@ -22,12 +30,16 @@ pub enum Error {
     /// It would name the node.
     #[error("host name {0}, but linux.namespaces has no uts namespace: add one")]
     Hostname(String),
-    /// NIS domain name.
-    #[error("domain name {0} is not built yet: remove domainname from the spec")]
-    Domainname(String),
-    /// The systemd driver's form of `cgroupsPath`.
-    #[error("cgroup {0} is of the form of systemd: systemd cgroups are not built yet, use the cgroupfs driver")]
-    Systemd(String),
+    /// The systemd driver's form of `cgroupsPath`, with names that systemd does not take.
+    #[error("cgroup {path} names {unit}, which is no {kind} of systemd: use the form slice:prefix:name")]
+    Unit {
+        /// The whole path.
+        path: String,
+        /// The part.
+        unit: String,
+        /// `slice` or `scope`.
+        kind: &'static str,
+    },
     /// Over the whole hierarchy, or not UTF-8.
     #[error("cgroup path {0:?} names no cgroup: use a path such as /namespace/id")]
     Cgroup(PathBuf),
@@ -53,19 +65,19 @@ pub(super) fn lower(
     id: &str,
     warnings: &mut Vec<String>,
 ) -> Result<Isolation, Error> {
-    if let Some(domain) = bundle.spec.domainname().as_ref().filter(|name| !name.is_empty()) {
-        return Err(Error::Domainname(domain.clone()));
-    }
     let devices = bundle.linux.devices().iter().flatten().count();
     if devices > 0 {
         warnings.push(format!("linux.devices: {devices} devices are not made, a guest has no access to devices"));
     }
     let listed = bundle.linux.namespaces().as_deref().unwrap_or_default();
     let namespaces = lower_namespaces(listed)?;
+    let user = user(&bundle.process);
     Ok(Isolation {
+        user_namespace: user_namespace::lower(bundle, &user)?,
+        sysctls: sysctls::lower(bundle, &namespaces)?,
         hostname: hostname(bundle.spec.hostname().as_deref(), &namespaces)?,
         namespaces,
-        user: user(&bundle.process),
+        user,
         rlimits: rlimits(&bundle.process)?,
         cgroup: cgroup(bundle.linux.cgroups_path().as_deref(), namespace, id)?,
         oom_score_adj: oom_score_adj(&bundle.process)?,
@@ -82,8 +94,9 @@ fn lower_namespaces(listed: &[LinuxNamespace]) -> Result<Vec<Namespace>, Error> 
             LinuxNamespaceType::Network => NamespaceKind::Network,
             LinuxNamespaceType::Pid => NamespaceKind::Pid,
             LinuxNamespaceType::Uts => NamespaceKind::Uts,
-            LinuxNamespaceType::User => return Err(Error::Namespace("user")),
-            LinuxNamespaceType::Time => return Err(Error::Namespace("time")),
+            // It has a part of the plan of its own.
+            LinuxNamespaceType::User => continue,
+            LinuxNamespaceType::Time => return Err(Error::Time),
         };
         // Go writes an absent path as an empty one.
         let path = one.path().clone();
@@ -141,19 +154,48 @@ fn oom_score_adj(process: &Process) -> Result<Option<i32>, Error> {
     }
 }
 
-fn cgroup(path: Option<&Path>, namespace: &str, id: &str) -> Result<String, Error> {
+fn cgroup(path: Option<&Path>, namespace: &str, id: &str) -> Result<CgroupPath, Error> {
     let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
-        return Ok(format!("/{namespace}/{id}"));
+        return Ok(CgroupPath::Cgroupfs(format!("/{namespace}/{id}")));
     };
     let text = path.to_str().ok_or_else(|| Error::Cgroup(path.to_owned()))?;
-    // `slice:prefix:name`: only the form tells, as containerd 1.6 passes no options to unknown runtimes.
-    if text.split(':').count() == 3 && !text.contains('/') {
-        return Err(Error::Systemd(text.to_owned()));
+    // Only the form tells, as containerd 1.6 passes no options to unknown runtimes.
+    if let [slice, prefix, name] = text.split(':').collect::<Vec<_>>()[..]
+        && !text.contains('/')
+    {
+        return scope(text, slice, prefix, name);
     }
     let cleaned = clean(path);
     match cleaned.to_str() {
-        Some(cleaned) if cleaned != "/" && !cleaned.contains('\0') => Ok(cleaned.to_owned()),
+        Some(cleaned) if cleaned != "/" && !cleaned.contains('\0') => Ok(CgroupPath::Cgroupfs(cleaned.to_owned())),
         Some(_) | None => Err(Error::Cgroup(path.to_owned())),
+    }
+}
+
+/// Where systemd's own services are: the slice if the path names none, as with runc.
+const SYSTEM_SLICE: &str = "system.slice";
+
+/// systemd takes these characters in a unit's name (systemd.unit(5)), and at most this many.
+fn is_unit(name: &str) -> bool {
+    const LONGEST: usize = 255;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
+    name.len() <= LONGEST && name.bytes().all(plain)
+}
+
+fn scope(path: &str, slice: &str, prefix: &str, name: &str) -> Result<CgroupPath, Error> {
+    let wrong = |unit: &str, kind| Error::Unit { path: path.to_owned(), unit: unit.to_owned(), kind };
+    let slice = if slice.is_empty() { SYSTEM_SLICE } else { slice };
+    let stem = slice.strip_suffix(".slice").ok_or_else(|| wrong(slice, "slice"))?;
+    // Each dash leads one slice deeper, so none may stand by itself.
+    let steps = stem == "-" || stem.split('-').all(|step| !step.is_empty());
+    if !steps || !is_unit(slice) {
+        return Err(wrong(slice, "slice"));
+    }
+    let stem = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}-{name}") };
+    let scope = format!("{stem}.scope");
+    match !name.is_empty() && is_unit(&scope) {
+        true => Ok(CgroupPath::Systemd { slice: slice.to_owned(), scope }),
+        false => Err(wrong(&scope, "scope")),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::bundle;
+use plan::{IdMappings, IdRange, UserNamespace};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Lowers a spec with `process` and `linux` merged over a plain one.
 fn lowered(process: Value, rest: Value) -> (Result<Isolation, String>, Vec<String>) {
@@ -29,10 +31,12 @@ fn check(process: Value, rest: Value, wanted: Result<Isolation, &str>) {
 fn plain() -> Isolation {
     Isolation {
         namespaces: Vec::new(),
+        user_namespace: None,
+        sysctls: BTreeMap::new(),
         hostname: None,
         user: User { uid: 0, gid: 0, groups: Vec::new(), umask: None },
         rlimits: Vec::new(),
-        cgroup: "/ns/id".to_owned(),
+        cgroup: CgroupPath::Cgroupfs("/ns/id".to_owned()),
         oom_score_adj: None,
     }
 }
@@ -93,12 +97,14 @@ fn impossible_namespaces_are_refused_by_name() {
     check_namespaces(
         json!([{"type": "user"}]),
         None,
-        Err("user namespaces are not built yet: remove it from linux.namespaces"),
+        Err(
+            "the user namespace of linux.namespaces has no path and no mappings: add linux.uidMappings and gidMappings",
+        ),
     );
     check_namespaces(
         json!([{"type": "time"}]),
         None,
-        Err("time namespaces are not built yet: remove it from linux.namespaces"),
+        Err("time namespaces are not supported: remove it from linux.namespaces"),
     );
     check_namespaces(
         json!([{"type": "pid"}, {"type": "pid", "path": "/p"}]),
@@ -111,11 +117,62 @@ fn impossible_namespaces_are_refused_by_name() {
         Err("joining the mount namespace /m is not supported: leave out its path"),
     );
     check_namespaces(json!([]), Some("box"), Err("host name box, but linux.namespaces has no uts namespace: add one"));
-    check(
-        json!({}),
-        json!({"domainname": "nis"}),
-        Err("domain name nis is not built yet: remove domainname from the spec"),
-    );
+}
+
+#[test]
+fn a_user_namespace_has_mappings_or_a_path() {
+    let linux = |namespace: Value, uids: Value, gids: Value| json!({"linux": {"namespaces": [namespace], "uidMappings": uids, "gidMappings": gids}});
+    let map = |size| json!([{"containerID": 0, "hostID": 1000, "size": size}]);
+    let ranges = |length| vec![IdRange { inside: 0, outside: 1000, length }];
+    let ids = |length| IdMappings { uids: ranges(length), gids: ranges(length) };
+    let wanted = |path: Option<&str>, ids| Isolation {
+        user_namespace: Some(UserNamespace { path: path.map(Into::into), ids }),
+        ..plain()
+    };
+    let made = json!({"type": "user"});
+    let joined = json!({"type": "user", "path": "/u"});
+    check(json!({}), linux(made.clone(), map(10), map(10)), Ok(wanted(None, ids(10))));
+    check(json!({}), linux(joined.clone(), map(10), map(10)), Ok(wanted(Some("/u"), ids(10))));
+    check(json!({}), linux(joined, json!([]), json!(null)), Ok(wanted(Some("/u"), IdMappings::default())));
+    let user = json!({"user": {"uid": 10, "gid": 0}});
+    let outside = "process.user has the uid 10, which linux.uidMappings does not map: map it";
+    check(user, linux(made.clone(), map(10), map(10)), Err(outside));
+    let half = "the spec maps user ids or group ids, and not both: map both";
+    check(json!({}), linux(made, map(10), json!([])), Err(half));
+    let none = "linux.uidMappings or gidMappings without a user namespace: add one to linux.namespaces";
+    check(json!({}), linux(json!({"type": "uts"}), map(10), map(10)), Err(none));
+    let many: Vec<Value> = (0..341).map(|id| json!({"containerID": id, "hostID": id, "size": 1})).collect();
+    let too_many = "the spec maps ids in more than 340 ranges: use fewer";
+    check(json!({}), linux(json!({"type": "user"}), json!(many), map(10)), Err(too_many));
+}
+
+#[test]
+fn parameters_of_the_kernel_belong_to_a_namespace() {
+    let linux = |kinds: &[&str], name: &str| {
+        let namespaces: Vec<Value> = kinds.iter().map(|kind| json!({"type": kind})).collect();
+        json!({"linux": {"namespaces": namespaces, "sysctl": {name: "1"}}})
+    };
+    let set = |kinds: &[&str], name: &str| lowered(json!({}), linux(kinds, name)).0.map(|isolation| isolation.sysctls);
+    let to = |path: &str| Ok(BTreeMap::from([(path.to_owned(), "1".to_owned())]));
+    let wrong = |message: &str| Err(message.to_owned());
+    let all = ["network", "ipc", "uts"];
+    assert_eq!(set(&all, "net.ipv4.ip_forward"), to("net/ipv4/ip_forward"));
+    assert_eq!(set(&all, "net/ipv4/conf/eth0.1/forwarding"), to("net/ipv4/conf/eth0.1/forwarding"));
+    assert_eq!(set(&all, "net.ipv4.conf.eth0/1.forwarding"), to("net/ipv4/conf/eth0.1/forwarding"));
+    assert_eq!(set(&all, "kernel.shmmax"), to("kernel/shmmax"));
+    assert_eq!(set(&all, "fs.mqueue.msg_max"), to("fs/mqueue/msg_max"));
+    assert_eq!(set(&all, "kernel.domainname"), to("kernel/domainname"));
+    let node = "sysctl vm.swappiness is the node's, not the container's: set it on the node";
+    assert_eq!(set(&all, "vm.swappiness"), wrong(node));
+    let none = "sysctl net.core.somaxconn needs a Network namespace, and linux.namespaces has none: add one";
+    assert_eq!(set(&["ipc"], "net.core.somaxconn"), wrong(none));
+    assert_eq!(set(&all, "kernel.hostname"), wrong("sysctl kernel.hostname: set hostname in the spec instead"));
+    for name in ["net", "net/../vm/swappiness", "net..a", "/net/a", ""] {
+        assert!(set(&all, name).unwrap_err().contains("is no parameter of the kernel"), "{name}");
+    }
+    let domain = |sysctl: &str| json!({"domainname": "nis", "linux": {"namespaces": [{"type": "uts"}], "sysctl": {"kernel.domainname": sysctl}}});
+    assert_eq!(lowered(json!({}), domain("nis")).0.unwrap().sysctls["kernel/domainname"], "nis");
+    assert!(lowered(json!({}), domain("x")).0.unwrap_err().contains("set it once"));
 }
 
 #[test]
@@ -132,13 +189,28 @@ fn cgroup_path_stays_below_the_hierarchy() {
         ("", Ok("/ns/id".to_owned())),
         ("/", none("/")),
         ("/a/..", none("/a/..")),
-        (
-            "kubepods-pod1.slice:cri-containerd:c",
-            Err(
-                "cgroup kubepods-pod1.slice:cri-containerd:c is of the form of systemd: systemd cgroups are not built yet, use the cgroupfs driver"
-                    .to_owned(),
-            ),
-        ),
+    ];
+    for (path, wanted) in cases {
+        let (got, _) = lowered(json!({}), json!({"linux": {"cgroupsPath": path}}));
+        assert_eq!(got.map(|isolation| isolation.cgroup), wanted.map(CgroupPath::Cgroupfs), "{path:?}");
+    }
+}
+
+#[test]
+fn systemd_names_a_slice_and_a_scope() {
+    let unit = |slice: &str, scope: &str| Ok(CgroupPath::Systemd { slice: slice.into(), scope: scope.into() });
+    let wrong = |path: &str, part: &str, kind: &str| {
+        let form = "use the form slice:prefix:name";
+        Err(format!("cgroup {path} names {part}, which is no {kind} of systemd: {form}"))
+    };
+    let cases = [
+        ("kubepods-pod1.slice:cri-containerd:c", unit("kubepods-pod1.slice", "cri-containerd-c.scope")),
+        (":ns:c", unit("system.slice", "ns-c.scope")),
+        ("-.slice::c", unit("-.slice", "c.scope")),
+        ("kubepods:p:c", wrong("kubepods:p:c", "kubepods", "slice")),
+        ("a--b.slice:p:c", wrong("a--b.slice:p:c", "a--b.slice", "slice")),
+        ("a.slice:p:", wrong("a.slice:p:", "p-.scope", "scope")),
+        ("a.slice:p:x y", wrong("a.slice:p:x y", "p-x y.scope", "scope")),
     ];
     for (path, wanted) in cases {
         let (got, _) = lowered(json!({}), json!({"linux": {"cgroupsPath": path}}));

@@ -1,113 +1,189 @@
-//! `linux.resources`: the cgroup's limits, and the guest's own below them.
-//! It must not know cgroup files.
+//! `linux.resources`: the cgroup's limits, of a new container and in an update. It must not know cgroup files.
+//!
+//! Not applied, and warned about where the spec sets them: `memory.swappiness`, `memory.disableOOMKiller`, `cpu.burst`,
+//! `cpu.idle`, the realtime fields of `cpu`, and the weights of `blockIO` for leaves and single devices. Not applied
+//! without a word, since CRI sends them for every container and they bind nothing of a guest: `devices` (a guest reaches
+//! none), `network`, `rdma`, and what the kernel has dropped (`memory.kernel`, `memory.kernelTCP`, `memory.useHierarchy`).
 
-use oci_spec::runtime::{Linux, LinuxCpu, LinuxResources};
-use plan::{Cpu, Limits};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
+use plan::{Bound, Cpu, Io, Limits, Memory, Throttle, ThrottleKind};
+use std::collections::BTreeMap;
 
-/// What is left of the cgroup's memory for the container process itself, at least: its heap, its stack, page tables.
-const MIN_MARGIN_BYTES: u64 = 4 << 20;
+/// Why the resources are refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not a list of numbers.
+    #[error("linux.resources.cpu.{field} = {value:?} is no list of numbers: use a form such as 0-2,7")]
+    Set {
+        /// `cpus` or `mems`.
+        field: &'static str,
+        /// What it is.
+        value: String,
+    },
+    /// Less memory and swap together than memory.
+    #[error(
+        "linux.resources.memory.swap is {swap}, below the memory limit {limit}: it counts memory and swap together"
+    )]
+    Swap {
+        /// Memory and swap, bytes.
+        swap: u64,
+        /// Memory, bytes.
+        limit: u64,
+    },
+    /// Out of the kernel's range.
+    #[error("linux.resources.blockIO.weight is {0}: use 10 to 1000")]
+    Weight(u16),
+    /// No device has such a number.
+    #[error(
+        "linux.resources.blockIO names the device {major}:{minor}, which cannot be: use its major and minor number"
+    )]
+    Device {
+        /// Major number.
+        major: i64,
+        /// Minor number.
+        minor: i64,
+    },
+    /// The size would lead to another file.
+    #[error("linux.resources.hugepageLimits names the page size {0:?}: use the kernel's form, such as 2MB")]
+    PageSize(String),
+    /// The name would lead to another file.
+    #[error("linux.resources.unified names {0:?}, which is no file of a cgroup: use a name such as memory.high")]
+    Unified(String),
+}
 
-/// Lowers the limits; `memory_bytes` is the setting `limits.memory`.
-pub(super) fn lower(linux: &Linux, memory_bytes: Option<u64>, warnings: &mut Vec<String>) -> Limits {
-    let resources = linux.resources().as_ref();
-    let cgroup_bytes = resources.and_then(|all| all.memory().as_ref()).and_then(|memory| positive(memory.limit()));
-    let below_cgroup = cgroup_bytes.map(guest_share);
-    Limits {
-        memory_bytes: cgroup_bytes,
-        guest_memory_bytes: [memory_bytes, below_cgroup].into_iter().flatten().min(),
-        cpu: resources.and_then(|all| all.cpu().as_ref()).map(|cpu| lower_cpu(cpu, warnings)).unwrap_or_default(),
-        pids: resources.and_then(pids),
+/// Lowers the resources; `guest_memory_bytes` is the setting `limits.memory`.
+pub(super) fn lower(
+    resources: Option<&LinuxResources>,
+    guest_memory_bytes: Option<u64>,
+    warnings: &mut Vec<String>,
+) -> Result<Limits, Error> {
+    let Some(resources) = resources else { return Ok(Limits { guest_memory_bytes, ..Limits::default() }) };
+    Ok(Limits {
+        memory: resources
+            .memory()
+            .as_ref()
+            .map(|memory| lower_memory(memory, warnings))
+            .transpose()?
+            .unwrap_or_default(),
+        guest_memory_bytes,
+        cpu: resources.cpu().as_ref().map(|cpu| lower_cpu(cpu, warnings)).transpose()?.unwrap_or_default(),
+        pids: resources.pids().as_ref().and_then(|pids| bound(Some(pids.limit()))),
+        io: resources.block_io().as_ref().map(|io| lower_io(io, warnings)).transpose()?.unwrap_or_default(),
+        hugepages: lower_hugepages(resources)?,
+        unified: lower_unified(resources)?,
+    })
+}
+
+fn lower_memory(memory: &LinuxMemory, warnings: &mut Vec<String>) -> Result<Memory, Error> {
+    let ignored = [
+        ("memory.swappiness", memory.swappiness().is_some()),
+        ("memory.disableOOMKiller", memory.disable_oom_killer() == Some(true)),
+    ];
+    warn(&ignored, warnings);
+    let lowered = Memory {
+        limit: bound(memory.limit()),
+        with_swap: bound(memory.swap()),
+        reservation: memory.reservation().and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0),
+    };
+    match (lowered.limit, lowered.with_swap) {
+        (Some(Bound::At(limit)), Some(Bound::At(swap))) if swap < limit => Err(Error::Swap { swap, limit }),
+        _ => Ok(lowered),
     }
 }
 
-/// What a guest may use of a cgroup limited to `limit` bytes: all but a sixteenth, but all but 4 MiB where that is
-/// less, and never less than half. A growth above it fails inside the guest; without the margin the kernel would kill
-/// the process first.
-fn guest_share(limit: u64) -> u64 {
-    let margin = (limit / 16).max(MIN_MARGIN_BYTES);
-    limit.saturating_sub(margin).max(limit / 2)
-}
-
-fn lower_cpu(cpu: &LinuxCpu, warnings: &mut Vec<String>) -> Cpu {
-    let sets = [("cpus", cpu.cpus().as_deref()), ("mems", cpu.mems().as_deref())];
-    for (name, set) in sets {
-        if let Some(set) = set.filter(|set| !set.is_empty()) {
-            warnings.push(format!("linux.resources.cpu.{name} = {set} is not applied: cpu sets are not built yet"));
-        }
-    }
-    Cpu {
+fn lower_cpu(cpu: &LinuxCpu, warnings: &mut Vec<String>) -> Result<Cpu, Error> {
+    let ignored = [
+        ("cpu.burst", cpu.burst().is_some_and(|burst| burst > 0)),
+        ("cpu.idle", cpu.idle().is_some_and(|idle| idle != 0)),
+        ("cpu.realtimeRuntime", cpu.realtime_runtime().is_some_and(|time| time > 0)),
+        ("cpu.realtimePeriod", cpu.realtime_period().is_some_and(|time| time > 0)),
+    ];
+    warn(&ignored, warnings);
+    Ok(Cpu {
         shares: cpu.shares().filter(|shares| *shares > 0),
-        quota_us: cpu.quota().filter(|quota| *quota > 0),
+        quota_us: bound(cpu.quota()),
         period_us: cpu.period().filter(|period| *period > 0),
+        cpus: set("cpus", cpu.cpus().as_deref())?,
+        mems: set("mems", cpu.mems().as_deref())?,
+    })
+}
+
+fn lower_io(io: &LinuxBlockIo, warnings: &mut Vec<String>) -> Result<Io, Error> {
+    let ignored = [
+        ("blockIO.leafWeight", io.leaf_weight().is_some_and(|weight| weight > 0)),
+        ("blockIO.weightDevice", io.weight_device().as_ref().is_some_and(|all| !all.is_empty())),
+    ];
+    warn(&ignored, warnings);
+    let weight = io.weight().filter(|weight| *weight > 0);
+    if let Some(weight) = weight.filter(|weight| !(10..=1000).contains(weight)) {
+        return Err(Error::Weight(weight));
+    }
+    let lists = [
+        (ThrottleKind::ReadBytes, io.throttle_read_bps_device()),
+        (ThrottleKind::WriteBytes, io.throttle_write_bps_device()),
+        (ThrottleKind::ReadOperations, io.throttle_read_iops_device()),
+        (ThrottleKind::WriteOperations, io.throttle_write_iops_device()),
+    ];
+    let all = lists.iter().flat_map(|(kind, list)| list.iter().flatten().map(|device| (*kind, device)));
+    let throttles = all.map(|(kind, device)| throttle(kind, device)).collect::<Result<_, _>>()?;
+    Ok(Io { weight, throttles })
+}
+
+fn throttle(kind: ThrottleKind, device: &LinuxThrottleDevice) -> Result<Throttle, Error> {
+    let (major, minor) = (device.major(), device.minor());
+    match (u32::try_from(major), u32::try_from(minor)) {
+        (Ok(major), Ok(minor)) => Ok(Throttle { major, minor, kind, rate: device.rate() }),
+        _ => Err(Error::Device { major, minor }),
     }
 }
 
-fn pids(resources: &LinuxResources) -> Option<u64> {
-    let pids = resources.pids().as_ref()?;
-    positive(Some(pids.limit()))
+fn lower_hugepages(resources: &LinuxResources) -> Result<BTreeMap<String, u64>, Error> {
+    let limits = resources.hugepage_limits().iter().flatten();
+    let limits = limits.map(|limit| {
+        let size = limit.page_size();
+        let known = size.strip_suffix("KB").or(size.strip_suffix("MB")).or(size.strip_suffix("GB"));
+        match known.filter(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())) {
+            // The spec's type has a sign; -1 is no limit to the kernel, and as large a number is the same.
+            Some(_) => Ok((size.clone(), limit.limit().cast_unsigned().min(i64::MAX.cast_unsigned()))),
+            None => Err(Error::PageSize(size.clone())),
+        }
+    });
+    limits.collect()
 }
 
-/// In the spec, 0 and -1 mean no limit.
-fn positive(limit: Option<i64>) -> Option<u64> {
-    limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0)
+fn lower_unified(resources: &LinuxResources) -> Result<BTreeMap<String, String>, Error> {
+    let files = resources.unified().iter().flatten();
+    let files = files.map(|(name, value)| {
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        match plain && name.contains('.') && !name.starts_with('.') && !name.starts_with("cgroup.") {
+            true => Ok((name.clone(), value.clone())),
+            false => Err(Error::Unified(name.clone())),
+        }
+    });
+    files.collect()
+}
+
+fn set(field: &'static str, value: Option<&str>) -> Result<Option<String>, Error> {
+    let Some(value) = value.map(str::trim).filter(|value| !value.is_empty()) else { return Ok(None) };
+    match value.bytes().all(|byte| byte.is_ascii_digit() || b",-".contains(&byte)) {
+        true => Ok(Some(value.to_owned())),
+        false => Err(Error::Set { field, value: value.to_owned() }),
+    }
+}
+
+/// In the spec, 0 is as good as absent and -1 means no limit.
+fn bound(limit: Option<i64>) -> Option<Bound> {
+    match limit? {
+        0 => None,
+        limit => Some(u64::try_from(limit).map_or(Bound::Unlimited, Bound::At)),
+    }
+}
+
+fn warn(ignored: &[(&str, bool)], warnings: &mut Vec<String>) {
+    let set = ignored.iter().filter(|(_, set)| *set);
+    warnings.extend(set.map(|(field, _)| format!("linux.resources.{field} is not applied")));
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn check(resources: serde_json::Value, setting: Option<u64>, wanted: Limits) {
-        let linux = serde_json::from_value(json!({ "resources": resources })).unwrap();
-        let got = lower(&linux, setting, &mut Vec::new());
-        assert_eq!(got, wanted, "{resources} with limits.memory {setting:?}");
-    }
-
-    fn memory(cgroup: Option<u64>, guest: Option<u64>) -> Limits {
-        Limits { memory_bytes: cgroup, guest_memory_bytes: guest, ..Limits::default() }
-    }
-
-    #[test]
-    fn guest_memory_stays_below_the_cgroup() {
-        const MI: u64 = 1 << 20;
-        check(json!(null), None, memory(None, None));
-        check(json!({}), Some(MI), memory(None, Some(MI)));
-        let cases =
-            [(1024 * MI, 960 * MI), (64 * MI, 60 * MI), (16 * MI, 12 * MI), (6 * MI, 3 * MI), (MI, MI / 2), (1, 0)];
-        for (limit, share) in cases {
-            let resources = json!({"memory": {"limit": limit}});
-            check(resources, None, memory(Some(limit), Some(share)));
-        }
-        let resources = json!({"memory": {"limit": 64 * MI}});
-        check(resources.clone(), Some(10), memory(Some(64 * MI), Some(10)));
-        check(resources, Some(64 * MI), memory(Some(64 * MI), Some(60 * MI)));
-    }
-
-    #[test]
-    fn zero_and_negative_are_no_limit() {
-        for none in [0, -1] {
-            let resources = json!({
-                "memory": {"limit": none}, "pids": {"limit": none}, "cpu": {"quota": none, "shares": 0, "period": 0},
-            });
-            check(resources, None, Limits::default());
-        }
-        let resources = json!({
-            "pids": {"limit": 7}, "cpu": {"quota": 50_000, "shares": 512, "period": 100_000},
-        });
-        let wanted = Limits {
-            cpu: Cpu { shares: Some(512), quota_us: Some(50_000), period_us: Some(100_000) },
-            pids: Some(7),
-            ..Limits::default()
-        };
-        check(resources, None, wanted);
-    }
-
-    #[test]
-    fn cpu_sets_are_warned_about() {
-        let linux = json!({"resources": {"cpu": {"cpus": "0-1", "mems": ""}}});
-        let mut warnings = Vec::new();
-        lower(&serde_json::from_value(linux).unwrap(), None, &mut warnings);
-        let wanted = "linux.resources.cpu.cpus = 0-1 is not applied: cpu sets are not built yet";
-        assert_eq!(warnings, [wanted]);
-    }
-}
+#[path = "limits_tests.rs"]
+mod tests;

@@ -6,23 +6,30 @@
 //! - `linux.seccomp`: our own filter is tighter than CRI's default profile (a custom profile: a later issue);
 //! - `process.apparmorProfile`, `process.selinuxLabel`, `linux.mountLabel`: the guest reaches no system call directly;
 //! - `linux.maskedPaths`, `linux.readonlyPaths`: they lie in `/proc` and `/sys`, which are not mounted;
-//! - `linux.resources.devices`, `.hugepageLimits`, `.blockIO`, `.network`, `.rdma`, `.unified`, `.memory` but its limit:
-//!   CRI sends them for every container (later issue: update and systemd cgroups).
+//! - some of `linux.resources`: see `limits`.
 
+mod hooks;
 mod invocation;
 mod isolation;
 mod limits;
 mod mounts;
 mod paths;
+mod sysctls;
+mod user_namespace;
 
 use crate::bundle::Bundle;
 use crate::settings::{Settings, narrower};
-use plan::{Invocation, Isolation, Limits, Mount, RootAccess};
+use oci_spec::runtime::LinuxResources;
+use plan::{Hooks, Invocation, Isolation, Limits, Mount, RootAccess};
 use std::path::PathBuf;
 
+pub use hooks::Error as HookError;
 pub use invocation::Error as InvocationError;
 pub use isolation::Error as IsolationError;
+pub use limits::Error as LimitError;
 pub use mounts::Error as MountError;
+pub use sysctls::Error as SysctlError;
+pub use user_namespace::Error as UserNamespaceError;
 
 /// Why the spec cannot be lowered.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +43,12 @@ pub enum Error {
     /// User, namespaces, cgroup.
     #[error(transparent)]
     Isolation(#[from] IsolationError),
+    /// A hook.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// Resources.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// An annotation widens what the spec narrows.
     #[error(
         "annotation rootfs = rw, but the root filesystem is read-only in the spec: remove the annotation or readOnlyRootFilesystem"
@@ -51,6 +64,7 @@ pub(crate) struct Parts {
     pub(crate) mounts: Vec<Mount>,
     pub(crate) limits: Limits,
     pub(crate) isolation: Isolation,
+    pub(crate) hooks: Hooks,
     pub(crate) termination_file: Option<PathBuf>,
     /// What the user should know and need not act on at once.
     pub(crate) warnings: Vec<String>,
@@ -59,17 +73,24 @@ pub(crate) struct Parts {
 /// Lowers the spec of container `id` in containerd's `namespace`.
 pub(crate) fn lower(bundle: &Bundle, settings: &Settings, namespace: &str, id: &str) -> Result<Parts, Error> {
     let mut warnings = Vec::new();
-    let mounts = mounts::lower(bundle, &mut warnings)?;
+    let isolation = isolation::lower(bundle, namespace, id, &mut warnings)?;
+    let mounts = mounts::lower(bundle, isolation.user_namespace.as_ref(), &mut warnings)?;
     let termination_file = mounts::termination_file(&bundle.annotations, &mounts);
     Ok(Parts {
         invocation: invocation::lower(&bundle.process)?,
         root: root(bundle, settings)?,
-        limits: limits::lower(&bundle.linux, settings.memory_bytes, &mut warnings),
-        isolation: isolation::lower(bundle, namespace, id, &mut warnings)?,
+        limits: limits::lower(bundle.linux.resources().as_ref(), settings.memory_bytes, &mut warnings)?,
+        isolation,
+        hooks: hooks::lower(bundle)?,
         mounts,
         termination_file,
         warnings,
     })
+}
+
+/// Lowers the resources of an update: what they leave out stays as it is.
+pub(crate) fn lower_update(resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<Limits, Error> {
+    Ok(limits::lower(Some(resources), None, warnings)?)
 }
 
 /// The spec's `root.readonly` is the ceiling; an operator's bound lowers it; an annotation chooses below both.

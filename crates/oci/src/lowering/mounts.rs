@@ -2,9 +2,10 @@
 //! It must not know how a mount becomes a preopen.
 
 use super::paths::clean;
+use super::user_namespace::{self, Error as UserNamespaceError};
 use crate::bundle::Bundle;
 use oci_spec::runtime::Mount as SpecMount;
-use plan::{Mount, MountFlags, MountSource};
+use plan::{Mount, MountFlags, MountSource, UserNamespace, mapped};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -42,19 +43,26 @@ pub enum Error {
     /// Over the whole root.
     #[error("mount at {0} would hide the root filesystem: mount it below")]
     OverRoot(PathBuf),
-    /// Id-mapped mounts.
-    #[error("mount at {0} maps user ids: user namespaces are not built yet")]
-    IdMapped(PathBuf),
+    /// The mapping of its ids.
+    #[error(transparent)]
+    Ids(#[from] UserNamespaceError),
+    /// A filesystem in memory has the owner that its options name.
+    #[error("tmpfs at {0} maps user ids: use the options uid and gid")]
+    MappedTmpfs(PathBuf),
     /// No path of the kernel has one.
     #[error("mount at {0:?} has a null byte in its paths: remove it")]
     Null(PathBuf),
 }
 
 /// Lowers the mounts, in their order.
-pub(super) fn lower(bundle: &Bundle, warnings: &mut Vec<String>) -> Result<Vec<Mount>, Error> {
+pub(super) fn lower(
+    bundle: &Bundle,
+    user_namespace: Option<&UserNamespace>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Mount>, Error> {
     let mut mounts = Vec::new();
     for mount in bundle.spec.mounts().iter().flatten() {
-        mounts.extend(lower_one(&bundle.path, mount, warnings)?);
+        mounts.extend(lower_one(&bundle.path, mount, user_namespace, warnings)?);
     }
     Ok(mounts)
 }
@@ -72,17 +80,18 @@ pub(super) fn termination_file(annotations: &HashMap<String, String>, mounts: &[
     }
 }
 
-fn lower_one(bundle: &Path, mount: &SpecMount, warnings: &mut Vec<String>) -> Result<Option<Mount>, Error> {
+fn lower_one(
+    bundle: &Path,
+    mount: &SpecMount,
+    user_namespace: Option<&UserNamespace>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Mount>, Error> {
     let written = mount.destination();
     let has_null = |path: &Path| path.as_os_str().as_encoded_bytes().contains(&0);
     if has_null(written) || mount.source().as_deref().is_some_and(has_null) {
         return Err(Error::Null(written.clone()));
     }
     let destination = clean(written);
-    let mut mappings = [mount.uid_mappings(), mount.gid_mappings()].into_iter();
-    if mappings.any(|mapping| mapping.as_ref().is_some_and(|list| !list.is_empty())) {
-        return Err(Error::IdMapped(destination));
-    }
     let options = mount.options().as_deref().unwrap_or_default();
     let kind = mount.typ().as_deref().unwrap_or_default();
     // As mount(8) and runc have it, the option makes the bind mount, whatever the type says.
@@ -117,6 +126,7 @@ fn lower_one(bundle: &Path, mount: &SpecMount, warnings: &mut Vec<String>) -> Re
             destination.display()
         ));
     }
+    let ids = user_namespace::of_mount(mount, &destination, read.maps_ids, user_namespace)?;
     let source = if is_bind {
         let source = mount.source().as_ref().filter(|path| !path.as_os_str().is_empty());
         let source = source.ok_or_else(|| Error::NoSource(destination.clone()))?;
@@ -126,10 +136,13 @@ fn lower_one(bundle: &Path, mount: &SpecMount, warnings: &mut Vec<String>) -> Re
             recursive: options.iter().any(|one| one == "rbind"),
         }
     } else {
+        if ids.is_some() {
+            return Err(Error::MappedTmpfs(destination));
+        }
         check_tmpfs(&read.data, &destination)?;
-        MountSource::Tmpfs { data: read.data.join(",") }
+        MountSource::Tmpfs { data: tmpfs_data(&read.data, user_namespace) }
     };
-    Ok(Some(Mount { destination, source, flags: read.flags }))
+    Ok(Some(Mount { destination, source, flags: read.flags, ids }))
 }
 
 /// What the options of one mount say.
@@ -137,6 +150,7 @@ fn lower_one(bundle: &Path, mount: &SpecMount, warnings: &mut Vec<String>) -> Re
 struct Options<'a> {
     flags: MountFlags,
     propagation: Option<String>,
+    maps_ids: bool,
     /// Not a flag: an option of the filesystem itself.
     data: Vec<&'a str>,
 }
@@ -156,6 +170,8 @@ impl Options<'_> {
             // `relatime` is the kernel's default; `strictatime` differs in access times only.
             "relatime" | "strictatime" | "atime" => self.flags.noatime = false,
             "shared" | "rshared" | "slave" | "rslave" => self.propagation = Some(option.to_owned()),
+            // Mounts below it are mapped with it.
+            "idmap" | "ridmap" => self.maps_ids = true,
             "bind" | "rbind" | "defaults" | "private" | "rprivate" => {}
             _ => return false,
         }
@@ -175,6 +191,20 @@ fn check_tmpfs(data: &[&str], destination: &Path) -> Result<(), Error> {
         None => Ok(()),
         Some(option) => Err(Error::Option { option: (*option).to_owned(), destination: destination.to_owned() }),
     }
+}
+
+/// The options as they are given outside of the container's user namespace, where the filesystem is made.
+fn tmpfs_data(data: &[&str], user_namespace: Option<&UserNamespace>) -> String {
+    let Some(ids) = user_namespace.map(|namespace| &namespace.ids).filter(|ids| !ids.is_empty()) else {
+        return data.join(",");
+    };
+    let owners = [("uid", &ids.uids), ("gid", &ids.gids)].map(|(name, ranges)| {
+        let named = data.iter().find_map(|option| option.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
+        // What is not mapped belongs to nobody inside, as the kernel has it.
+        mapped(ranges, named.unwrap_or(0)).map(|id| format!("{name}={id}"))
+    });
+    let others = data.iter().filter(|option| !option.starts_with("uid=") && !option.starts_with("gid="));
+    others.map(|&option| option.to_owned()).chain(owners.into_iter().flatten()).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

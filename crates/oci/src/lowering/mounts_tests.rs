@@ -1,12 +1,17 @@
 //! The mounts' rows of the lowering table.
 
 use super::*;
+use plan::{IdMappings, IdRange};
 use serde_json::{Value, json};
 
 fn check(mount: Value, wanted: Result<Option<Mount>, &str>) -> Vec<String> {
+    check_in(None, mount, wanted)
+}
+
+fn check_in(user_namespace: Option<&UserNamespace>, mount: Value, wanted: Result<Option<Mount>, &str>) -> Vec<String> {
     let spec_mount: SpecMount = serde_json::from_value(mount.clone()).unwrap();
     let mut warnings = Vec::new();
-    let got = lower_one(Path::new("/bundle"), &spec_mount, &mut warnings);
+    let got = lower_one(Path::new("/bundle"), &spec_mount, user_namespace, &mut warnings);
     let got = got.map_err(|error| error.to_string());
     assert_eq!(got, wanted.map_err(str::to_owned), "{mount}");
     warnings
@@ -21,6 +26,7 @@ fn bound(destination: &str, recursive: bool, flags: MountFlags) -> Result<Option
         destination: destination.into(),
         source: MountSource::Bind { path: "/src".into(), recursive },
         flags,
+        ids: None,
     }))
 }
 
@@ -43,6 +49,7 @@ fn bind_mounts_keep_their_flags() {
         destination: "/d".into(),
         source: MountSource::Bind { path: "/bundle/files/x".into(), recursive: false },
         flags: none,
+        ids: None,
     };
     check(relative, Ok(Some(wanted)));
 }
@@ -55,6 +62,7 @@ fn tmpfs_keeps_its_own_options() {
         destination: "/run".into(),
         source: MountSource::Tmpfs { data: "mode=755,size=65536k".to_owned() },
         flags: MountFlags::default(),
+        ids: None,
     };
     check(mount("/run", &options), Ok(Some(wanted)));
     check(mount("/dev", &["mode=755"]), Ok(None));
@@ -108,11 +116,39 @@ fn other_mounts_are_refused_by_name() {
         json!({"destination": "/n\0", "type": "bind", "source": "/src"}),
         Err("mount at \"/n\\0\" has a null byte in its paths: remove it"),
     );
-    let mapping = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
-    check(
-        json!({"destination": "/n", "type": "bind", "source": "/src", "uidMappings": mapping}),
-        Err("mount at /n maps user ids: user namespaces are not built yet"),
-    );
+}
+
+#[test]
+fn owners_are_mapped_where_it_is_asked() {
+    let range = |outside| vec![IdRange { inside: 0, outside, length: 10 }];
+    let ids = |outside| IdMappings { uids: range(outside), gids: range(outside) };
+    let pod = UserNamespace { path: None, ids: ids(1000) };
+    let mapped = |outside| {
+        let bound = bound("/n", true, MountFlags::default());
+        bound.map(|mount| mount.map(|mount| Mount { ids: Some(ids(outside)), ..mount }))
+    };
+    let mapping = json!([{"containerID": 0, "hostID": 5, "size": 10}]);
+    let mut own = bind("/n", &["rbind"]);
+    (own["uidMappings"], own["gidMappings"]) = (mapping.clone(), mapping.clone());
+    check_in(Some(&pod), own.clone(), mapped(5));
+    check_in(None, own.clone(), mapped(5));
+    check_in(Some(&pod), bind("/n", &["rbind", "ridmap"]), mapped(1000));
+    check_in(Some(&pod), bind("/n", &["rbind"]), bound("/n", true, MountFlags::default()));
+    let unknown =
+        "mount at /n is to map ids and names no mappings, nor has the container any: add uidMappings and gidMappings";
+    check_in(None, bind("/n", &["rbind", "idmap"]), Err(unknown));
+    own["gidMappings"] = json!([]);
+    check(own, Err("mount at /n maps user ids or group ids, and not both: map both"));
+    let mut tmpfs = json!({"destination": "/n", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755", "gid=3"]});
+    let wanted = Mount {
+        destination: "/n".into(),
+        source: MountSource::Tmpfs { data: "mode=755,uid=1000,gid=1003".to_owned() },
+        flags: MountFlags::default(),
+        ids: None,
+    };
+    check_in(Some(&pod), tmpfs.clone(), Ok(Some(wanted)));
+    (tmpfs["uidMappings"], tmpfs["gidMappings"]) = (mapping.clone(), mapping);
+    check(tmpfs, Err("tmpfs at /n maps user ids: use the options uid and gid"));
 }
 
 #[test]
@@ -121,6 +157,7 @@ fn termination_file_is_the_source_of_its_mount() {
         destination: destination.into(),
         source: MountSource::Bind { path: source.into(), recursive: true },
         flags: MountFlags::default(),
+        ids: None,
     };
     let tmpfs = Mount { source: MountSource::Tmpfs { data: String::new() }, ..mount("/dev/termination-log", "") };
     let log = mount("/dev/termination-log", "/pods/1");

@@ -1,12 +1,14 @@
 //! Which cgroup hierarchies this node has.
 
-use super::CgroupError;
+use super::{CgroupError, Version};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The hierarchies a container is put into under version 1. The others bound or account nothing that a guest can use.
-const CONTROLLERS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "freezer"];
+/// The hierarchies that every container is put into under version 1.
+pub(super) const ALWAYS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "freezer"];
+/// Those that a container is put into for a limit of its own. The others bound or account nothing that a guest can use.
+const FOR_LIMITS: [&str; 3] = ["cpuset", "blkio", "hugetlb"];
 
 /// What the node has.
 #[derive(Debug)]
@@ -25,6 +27,14 @@ impl Hierarchy {
     /// Reads the mount table. A hybrid node (version 2 mounted without controllers) counts as version 1.
     pub(super) fn of_this_node() -> io::Result<Hierarchy> {
         Ok(parse(&fs::read_to_string("/proc/self/mounts")?))
+    }
+
+    /// Which version it is.
+    pub(super) fn version(&self) -> Version {
+        match self {
+            Hierarchy::V1(_) => Version::V1,
+            Hierarchy::V2(_) => Version::V2,
+        }
     }
 
     /// The root of the hierarchy that `dir` lies in.
@@ -46,9 +56,20 @@ impl Controllers {
         found.map(|(_, root)| root.join(path)).ok_or(CgroupError::NoController(controller))
     }
 
+    /// Whether the node has that controller.
+    pub(super) fn has(&self, controller: &str) -> bool {
+        self.0.iter().any(|(name, _)| *name == controller)
+    }
+
     /// The directories of `path` in all hierarchies, each once.
     pub(super) fn dirs(&self, path: &str) -> Vec<PathBuf> {
-        let mut dirs: Vec<PathBuf> = self.0.iter().map(|(_, root)| root.join(path)).collect();
+        self.dirs_of(path, |_| true)
+    }
+
+    /// The directories of `path` in the hierarchies of the controllers that `wanted` picks, each once.
+    pub(super) fn dirs_of(&self, path: &str, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+        let picked = self.0.iter().filter(|(name, _)| wanted(name));
+        let mut dirs: Vec<PathBuf> = picked.map(|(_, root)| root.join(path)).collect();
         dirs.sort_unstable();
         dirs.dedup();
         dirs
@@ -63,7 +84,8 @@ fn parse(mounts: &str) -> Hierarchy {
         let (Some(dir), Some(kind), Some(options)) = (fields.next(), fields.next(), fields.next()) else { continue };
         match kind {
             "cgroup" => {
-                let known = CONTROLLERS.iter().filter(|name| options.split(',').any(|option| option == **name));
+                let known =
+                    ALWAYS.iter().chain(&FOR_LIMITS).filter(|name| options.split(',').any(|option| option == **name));
                 controllers.extend(known.map(|name| (*name, PathBuf::from(dir))));
             }
             "cgroup2" => unified = unified.or(Some(PathBuf::from(dir))),

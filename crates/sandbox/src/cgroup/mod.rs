@@ -1,28 +1,29 @@
-//! The container's control group, under cgroupfs: version 1 (a hierarchy for each controller) or 2 (one for all).
-//! The systemd driver has its place beside these two.
+//! The container's control group, under version 1 (a hierarchy for each controller) or 2 (one for all): made by us in
+//! cgroupfs, or by systemd as a scope.
 
 mod files;
 mod freezer;
 mod hierarchy;
+mod removal;
 mod stats;
+mod systemd;
 mod v1;
 mod v2;
 
 pub use freezer::Freeze;
-pub use stats::{CpuStats, MemoryStats, PidsStats, Stats, Version};
+pub use stats::{CpuStats, IoStats, MemoryStats, PidsStats, Stats, Version};
+pub use systemd::Wanted;
 
-use files::{add_parent_mark, marked_parent, read, write};
+use files::{add_parent_mark, read, write};
 use hierarchy::Hierarchy;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use plan::Limits;
-use std::fs;
+use plan::{CgroupPath, Limits};
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use systemd::Scope;
 
-/// How long the members of a killed cgroup may take to end.
-const EMPTYING: Duration = Duration::from_secs(10);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -52,6 +53,9 @@ pub enum CgroupError {
     /// A member does not stop.
     #[error("cgroup {0} has processes that do not stop: they wait for a device, try again")]
     Unstoppable(PathBuf),
+    /// Version 1 has no files that are the same for all controllers.
+    #[error("linux.resources.unified names {0}, and this node has cgroup version 1: use the limits of version 1")]
+    Unified(String),
     /// Members stay alive.
     #[error("cgroup {0} still has processes 10 s after they were killed")]
     Busy(PathBuf),
@@ -62,12 +66,26 @@ pub enum CgroupError {
 pub struct Cgroup {
     hierarchy: Hierarchy,
     path: String,
+    scope: Option<Scope>,
 }
 
 impl Cgroup {
-    /// The cgroup at `path` below the root of each hierarchy, whether it exists or not.
+    /// The cgroup at `path` below the root of each hierarchy, whether it exists or not, to be removed.
     pub fn at(path: &str) -> io::Result<Cgroup> {
-        Ok(Cgroup { hierarchy: Hierarchy::of_this_node()?, path: path.trim_start_matches('/').to_owned() })
+        let path = path.trim_start_matches('/').to_owned();
+        Ok(Cgroup { hierarchy: Hierarchy::of_this_node()?, path, scope: None })
+    }
+
+    /// The cgroup of a container, whether it exists or not.
+    pub fn of(wanted: &CgroupPath) -> io::Result<Cgroup> {
+        let mut cgroup = Cgroup::at(&wanted.path())?;
+        if let CgroupPath::Systemd { slice, scope } = wanted {
+            let version = cgroup.hierarchy.version();
+            let kills_before = cgroup.oom_kills_in_slice();
+            let (slice, name) = (slice.clone(), scope.clone());
+            cgroup.scope = Some(Scope { slice, name, version, kills_before });
+        }
+        Ok(cgroup)
     }
 
     /// Refuses a cgroup that is there. To be asked before it is written down as the container's.
@@ -78,107 +96,101 @@ impl Cgroup {
         }
     }
 
-    /// Makes it, with its limits set before anybody is in it. On failure nothing of it is left.
-    pub fn create(&self, limits: &Limits) -> Result<(), CgroupError> {
-        let dirs = self.dirs();
+    /// Makes it, with its limits set before anybody is in it; gives a line for each that this node cannot keep and that
+    /// a container can do without. On failure nothing of it is left.
+    ///
+    /// One of systemd's is made once there is a process, since systemd makes no scope without, and gets the rest of its
+    /// limits by [`Cgroup::adjust`].
+    pub fn create(&self, limits: &Limits) -> Result<Vec<String>, CgroupError> {
+        if self.scope.is_some() {
+            return Ok(Vec::new());
+        }
+        let dirs = self.dirs_for(limits);
         for (index, dir) in dirs.iter().enumerate() {
             if let Err(error) = make(dir, self.hierarchy.root_of(dir)) {
                 self.unmake(&dirs[..index]);
                 return Err(error);
             }
         }
-        let limited = match &self.hierarchy {
-            Hierarchy::V1(controllers) => v1::limit(controllers, &self.path, limits),
-            Hierarchy::V2(root) => v2::limit(root, &self.path, limits),
-        };
+        let limited = self.limit(limits);
         if limited.is_err() {
             self.unmake(&dirs);
         }
         limited
     }
 
-    /// Puts this process into it.
-    pub fn join(&self) -> Result<(), CgroupError> {
-        self.dirs().iter().try_for_each(|dir| write(&dir.join("cgroup.procs"), "0"))
+    /// Puts this process into it, if it is ours to do: see [`Cgroup::is_systemd`].
+    pub fn join(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.dirs_for(limits).iter().try_for_each(|dir| write(&dir.join("cgroup.procs"), "0"))
     }
 
-    /// How many processes the kernel killed in it for its memory limit.
-    pub fn oom_kills(&self) -> Result<u64, CgroupError> {
-        let (file, key) = match &self.hierarchy {
-            Hierarchy::V1(controllers) => {
-                (controllers.dir("memory", &self.path)?.join("memory.oom_control"), "oom_kill")
+    /// Sets limits that changed for the process in it; gives lines as [`Cgroup::create`] does.
+    pub fn adjust(&self, pid: u32, limits: &Limits) -> Result<Vec<String>, CgroupError> {
+        let Hierarchy::V1(controllers) = &self.hierarchy else { return self.limit(limits) };
+        let mut joined = Vec::new();
+        for dir in self.dirs_for(limits) {
+            match make(&dir, self.hierarchy.root_of(&dir)) {
+                Ok(()) => joined.push(dir),
+                Err(CgroupError::Exists(_)) => {}
+                Err(error) => return Err(error),
             }
-            Hierarchy::V2(root) => (root.join(&self.path).join("memory.events"), "oom_kill"),
+        }
+        let notes = v1::limit(controllers, &self.path, limits)?;
+        joined.iter().try_for_each(|dir| write(&dir.join("cgroup.procs"), &pid.to_string()))?;
+        Ok(notes)
+    }
+
+    /// Whether systemd makes it, and has to be told of new limits, lest it sets the old ones again: see
+    /// [`Cgroup::ask_systemd`].
+    pub fn is_systemd(&self) -> bool {
+        self.scope.is_some()
+    }
+
+    fn limit(&self, limits: &Limits) -> Result<Vec<String>, CgroupError> {
+        match &self.hierarchy {
+            Hierarchy::V1(controllers) => v1::limit(controllers, &self.path, limits),
+            Hierarchy::V2(root) => {
+                if self.scope.is_none() {
+                    v2::delegate(root, &self.path, limits)?;
+                }
+                v2::limit(&root.join(&self.path), limits)
+            }
+        }
+    }
+
+    /// How many processes the kernel killed in it for want of memory.
+    pub fn oom_kills(&self) -> Result<u64, CgroupError> {
+        let own = self.oom_kills_at(&self.path);
+        match (own, &self.scope) {
+            // systemd removes a scope as soon as it is empty. What was counted in it counts in its slice too.
+            (Err(_), Some(scope)) => Ok(self.oom_kills_in_slice().saturating_sub(scope.kills_before)),
+            (own, _) => own,
+        }
+    }
+
+    fn oom_kills_in_slice(&self) -> u64 {
+        let slice = Path::new(&self.path).parent().and_then(Path::to_str).unwrap_or_default();
+        self.oom_kills_at(slice).unwrap_or(0)
+    }
+
+    fn oom_kills_at(&self, path: &str) -> Result<u64, CgroupError> {
+        let file = match &self.hierarchy {
+            Hierarchy::V1(controllers) => controllers.dir("memory", path)?.join("memory.oom_control"),
+            Hierarchy::V2(root) => root.join(path).join("memory.events"),
         };
         let text = read(&file)?;
-        let count = text.lines().filter_map(|line| line.split_once(' ')).find(|(name, _)| *name == key);
+        let count = text.lines().filter_map(|line| line.split_once(' ')).find(|(name, _)| *name == "oom_kill");
         Ok(count.and_then(|(_, count)| count.trim().parse().ok()).unwrap_or(0))
     }
 
-    /// The processes in it.
-    pub fn processes(&self) -> Vec<u32> {
-        let mut pids: Vec<u32> = Vec::new();
-        for dir in self.dirs() {
-            let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
-        }
-        pids.sort_unstable();
-        pids.dedup();
-        pids
-    }
-
-    /// Ends every process in it and removes it, with those of its parents that [`Cgroup::create`] made and that are
-    /// empty now. Not being there is no error.
-    pub async fn remove(&self) -> Result<(), CgroupError> {
-        let deadline = Instant::now() + EMPTYING;
-        while let Some(busy) = self.try_to_remove()? {
-            if Instant::now() > deadline {
-                return Err(CgroupError::Busy(busy));
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        Ok(())
-    }
-
-    /// As [`Cgroup::remove`], for a process that has nothing else to do.
-    pub fn remove_blocking(&self) -> Result<(), CgroupError> {
-        let deadline = Instant::now() + EMPTYING;
-        while let Some(busy) = self.try_to_remove()? {
-            if Instant::now() > deadline {
-                return Err(CgroupError::Busy(busy));
-            }
-            std::thread::sleep(PAUSE);
-        }
-        Ok(())
-    }
-
-    /// The directory that is still in use, if there is one.
-    fn try_to_remove(&self) -> Result<Option<PathBuf>, CgroupError> {
-        let members = self.processes();
-        for pid in &members {
-            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-        }
-        if !members.is_empty() {
-            // A node without a freezer has nothing frozen.
-            let _ = self.thaw();
-        }
-        let dirs = self.dirs();
-        if let Some(busy) = dirs.iter().find(|dir| !removed(dir)) {
-            // A guest has no cgroupfs: what is below is somebody else's, and does not end with the container.
-            return match child_of(busy) {
-                Some(child) => Err(CgroupError::Child(child)),
-                None => Ok(Some(busy.clone())),
-            };
-        }
-        self.unmake(&dirs);
-        Ok(None)
-    }
-
-    fn unmake(&self, dirs: &[PathBuf]) {
-        for dir in dirs {
-            removed(dir);
-            remove_made_parents(dir, self.hierarchy.root_of(dir));
-        }
+    /// Its limit of memory, as the kernel has it now and later.
+    pub fn memory_limit(&self) -> Result<MemoryLimit, CgroupError> {
+        let path = match &self.hierarchy {
+            Hierarchy::V1(controllers) => controllers.dir("memory", &self.path)?.join("memory.limit_in_bytes"),
+            Hierarchy::V2(root) => root.join(&self.path).join("memory.max"),
+        };
+        let opened = File::open(&path);
+        opened.map(MemoryLimit).map_err(|source| CgroupError::File { action: "open".to_owned(), path, source })
     }
 
     fn dirs(&self) -> Vec<PathBuf> {
@@ -187,6 +199,31 @@ impl Cgroup {
             Hierarchy::V2(root) => vec![root.join(&self.path)],
         }
     }
+
+    /// The directories that a container with these limits is in.
+    fn dirs_for(&self, limits: &Limits) -> Vec<PathBuf> {
+        match &self.hierarchy {
+            Hierarchy::V1(controllers) => {
+                let needed = v1::needed(limits);
+                controllers.dirs_of(&self.path, |name| hierarchy::ALWAYS.contains(&name) || needed.contains(&name))
+            }
+            Hierarchy::V2(root) => vec![root.join(&self.path)],
+        }
+    }
+}
+
+/// The file that holds a cgroup's limit of memory. It stays readable where cgroups cannot be seen any more.
+#[derive(Debug)]
+pub struct MemoryLimit(File);
+
+impl MemoryLimit {
+    /// The limit at this moment, bytes; `None` if there is none.
+    pub fn read(&self) -> Option<u64> {
+        let mut text = [0; 32];
+        let length = self.0.read_at(&mut text, 0).ok()?;
+        let text = std::str::from_utf8(&text[..length]).ok()?;
+        text.trim().parse().ok().filter(|limit| *limit < stats::NO_LIMIT)
+    }
 }
 
 /// Makes a directory and the parents it lacks; these are marked, so that they are removed again.
@@ -194,7 +231,7 @@ fn make(dir: &Path, root: &Path) -> Result<(), CgroupError> {
     let fail = |source| CgroupError::File { action: "make".to_owned(), path: dir.to_owned(), source };
     loop {
         match fs::create_dir(dir) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return v1::inherit_sets(dir),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(CgroupError::Exists(dir.to_owned()));
             }
@@ -209,29 +246,6 @@ fn make(dir: &Path, root: &Path) -> Result<(), CgroupError> {
                 }
             }
             Err(error) => return Err(fail(error)),
-        }
-    }
-}
-
-fn child_of(dir: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(dir).ok()?.flatten();
-    let mut dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    dirs.next().map(|entry| entry.path())
-}
-
-fn removed(dir: &Path) -> bool {
-    match fs::remove_dir(dir) {
-        Ok(()) => true,
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
-}
-
-fn remove_made_parents(dir: &Path, root: &Path) {
-    let parents = dir.ancestors().skip(1).take_while(|parent| *parent != root);
-    for parent in parents {
-        // A parent with other members stays, and its marked mark with it: the last one out removes it.
-        if !marked_parent(parent) || !removed(parent) {
-            return;
         }
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 /// Version 1 counts processor time of user and kernel in ticks of 10 ms on every architecture (`USER_HZ`).
 const TICK_NS: u64 = 10_000_000;
 /// What version 1 shows where there is no limit: the largest number of pages in bytes.
-const NO_LIMIT: u64 = 1 << 62;
+pub(super) const NO_LIMIT: u64 = 1 << 62;
 
 /// Which version of cgroups counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,25 @@ pub struct Stats {
     pub memory: MemoryStats,
     /// Processes and threads.
     pub pids: PidsStats,
+    /// Block devices: under version 2, where the cgroup has that controller.
+    pub io: Vec<IoStats>,
+}
+
+/// Use of one block device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IoStats {
+    /// Major number.
+    pub major: u64,
+    /// Minor number.
+    pub minor: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Read operations.
+    pub reads: u64,
+    /// Write operations.
+    pub writes: u64,
 }
 
 /// Processor time, nanoseconds.
@@ -115,6 +134,7 @@ fn v1(controllers: &Controllers, path: &str) -> Result<Stats, CgroupError> {
             detail: table(&read(&memory.join("memory.stat"))?),
         },
         pids: pids_of(&pids)?,
+        io: Vec::new(),
     })
 }
 
@@ -144,6 +164,27 @@ fn v2(dir: &Path) -> Result<Stats, CgroupError> {
             detail: table(&read(&dir.join("memory.stat"))?),
         },
         pids: pids_of(dir)?,
+        // Not there where the controller is not enabled.
+        io: read(&dir.join("io.stat")).map(|text| text.lines().filter_map(io).collect()).unwrap_or_default(),
+    })
+}
+
+/// `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`
+fn io(line: &str) -> Option<IoStats> {
+    let mut words = line.split(' ');
+    let (major, minor) = words.next()?.split_once(':')?;
+    let values: HashMap<&str, u64> = words
+        .filter_map(|word| word.split_once('='))
+        .filter_map(|(name, value)| Some((name, value.parse().ok()?)))
+        .collect();
+    let of = |name| values.get(name).copied().unwrap_or_default();
+    Some(IoStats {
+        major: major.parse().ok()?,
+        minor: minor.parse().ok()?,
+        read_bytes: of("rbytes"),
+        written_bytes: of("wbytes"),
+        reads: of("rios"),
+        writes: of("wios"),
     })
 }
 
@@ -168,4 +209,17 @@ fn table(text: &str) -> HashMap<String, u64> {
 
 fn of(table: &HashMap<String, u64>, name: &str) -> u64 {
     table.get(name).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn use_of_devices_is_read() {
+        let wanted = IoStats { major: 8, minor: 16, read_bytes: 1, written_bytes: 2, reads: 3, writes: 4 };
+        assert_eq!(io("8:16 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6"), Some(wanted));
+        assert_eq!(io("8:16 "), Some(IoStats { major: 8, minor: 16, ..IoStats::default() }));
+        assert_eq!(io("lo rbytes=1"), None);
+    }
 }

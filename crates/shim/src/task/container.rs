@@ -1,5 +1,9 @@
 //! What a container owns, from the moment something is owned until all is gone again.
 
+use super::hooks;
+use super::output::RunningLogger;
+use crate::spawner::Spawner;
+use plan::RunPlan;
 use sandbox::cgroup::{Cgroup, CgroupError};
 use sandbox::rootfs::{self, RootfsError};
 use sandbox::stdio::Kept;
@@ -20,6 +24,8 @@ pub(crate) struct Owned {
 #[derive(Debug)]
 pub(crate) struct Container {
     owned: Owned,
+    plan: Arc<RunPlan>,
+    logger: Option<RunningLogger>,
     child: Arc<Child>,
     orders: Option<Orders>,
     kept: Kept,
@@ -38,7 +44,7 @@ pub(crate) enum ReleaseError {
 
 impl Owned {
     /// Gives everything back. What is gone already is no error, so a failed release can be tried again.
-    pub(crate) async fn release(&self) -> Result<(), ReleaseError> {
+    pub(crate) async fn release(&self, id: &str, spawner: &Spawner) -> Result<(), ReleaseError> {
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove().await?;
         }
@@ -46,13 +52,24 @@ impl Owned {
             rootfs::remove_mount_points(&self.rootfs, &record.mount_points);
         }
         rootfs::unmount(&self.rootfs)?;
+        if let Some(record) = &self.record {
+            // Before the record goes: the delete action runs them if this shim cannot.
+            hooks::after_stop(spawner, id, &record.poststop, &record.told).await;
+        }
         Ok(Record::remove(&self.bundle)?)
     }
 }
 
 impl Container {
-    pub(crate) fn new(owned: Owned, child: Arc<Child>, orders: Orders, kept: Kept) -> Container {
-        Container { owned, child, orders: Some(orders), kept }
+    pub(crate) fn new(
+        owned: Owned,
+        plan: Arc<RunPlan>,
+        logger: Option<RunningLogger>,
+        child: Arc<Child>,
+        orders: Orders,
+        kept: Kept,
+    ) -> Container {
+        Container { owned, plan, logger, child, orders: Some(orders), kept }
     }
 
     pub(crate) fn child(&self) -> Arc<Child> {
@@ -77,8 +94,15 @@ impl Container {
         self.kept.close_stdin();
     }
 
+    pub(crate) fn plan(&self) -> Arc<RunPlan> {
+        self.plan.clone()
+    }
+
     /// Gives everything back; see [`Owned::release`].
-    pub(crate) async fn release(&self) -> Result<(), ReleaseError> {
-        self.owned.release().await
+    pub(crate) async fn release(&self, id: &str, spawner: &Spawner) -> Result<(), ReleaseError> {
+        if let Some(logger) = &self.logger {
+            logger.finish(id).await;
+        }
+        self.owned.release(id, spawner).await
     }
 }

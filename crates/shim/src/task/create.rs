@@ -2,6 +2,9 @@
 //! What fails here leaves nothing behind, and says why in three places.
 
 use super::container::{Container, Owned, ReleaseError};
+use super::hooks::{self, HooksError};
+use super::limits::{self, LimitError};
+use super::output::{self, OutputError};
 use super::state::{Move, State};
 use super::{Task, Tasks, locked, watch};
 use crate::artifact::{self, ArtifactError};
@@ -14,7 +17,7 @@ use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, CgroupError};
 use sandbox::container::{Inside, Spawn, SpawnError, spawn};
 use sandbox::rootfs::{self, RootfsError};
-use sandbox::stdio::{Stdio, StdioError};
+use sandbox::stdio::Stdio;
 use sandbox::{Channel, ChannelError, Child, Record, RecordError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,7 +27,7 @@ use std::sync::Arc;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CreateError {
     #[error(transparent)]
-    Stdio(#[from] StdioError),
+    Output(#[from] OutputError),
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
     #[error(transparent)]
@@ -44,6 +47,10 @@ pub(crate) enum CreateError {
     /// The container process says why.
     #[error("{0}")]
     Refused(String),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    #[error(transparent)]
+    Hooks(#[from] HooksError),
     #[error("the container process ended before it was ready: its memory limit may be too low for it")]
     Died,
     #[error("restoring from checkpoint {0} is not built: delete the checkpoint option")]
@@ -67,7 +74,8 @@ pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, Creat
     if let Some(checkpoint) = &request.checkpoint {
         return Err(CreateError::Checkpoint(checkpoint.clone()));
     }
-    let stdio = Arc::new(Stdio::open(&request.stdin, &request.stdout, &request.stderr)?);
+    let (stdio, logger) = output::open(tasks, request).await?;
+    let stdio = Arc::new(stdio);
     let rootfs = request.bundle.join("rootfs");
     let mut owned = Owned { bundle: request.bundle.clone(), rootfs, cgroup: None, record: None };
     let mut termination_file = None;
@@ -76,7 +84,11 @@ pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, Creat
         Err(error) => {
             let line = plan::one_line(&error);
             watch::explain(&request.id, &stdio.kept, termination_file.as_deref(), &line).await;
-            release_after_failure(&request.id, &owned).await;
+            release_after_failure(tasks, &request.id, &owned).await;
+            drop(stdio);
+            if let Some(logger) = logger {
+                logger.finish(&request.id).await;
+            }
             return Err(error);
         }
     };
@@ -86,10 +98,10 @@ pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, Creat
     let kept = Arc::try_unwrap(stdio).map(|stdio| stdio.kept).unwrap_or_default();
     if task.transition(Move::Create { pid }).is_err() {
         child.end().await;
-        release_after_failure(&request.id, &owned).await;
+        release_after_failure(tasks, &request.id, &owned).await;
         return Err(CreateError::Abandoned);
     }
-    *locked(&task.container) = Some(Container::new(owned, child, orders, kept));
+    *locked(&task.container) = Some(Container::new(owned, made.plan.clone(), logger, child, orders, kept));
     tasks.publisher.publish(&created_event(task, pid));
     tokio::spawn(watch::watch(task.clone(), made.plan, reports, tasks.publisher.clone()));
     Ok(pid)
@@ -148,14 +160,14 @@ async fn make(
 
 /// Takes what the container owns on the node, each thing recorded before it is taken.
 fn claim(owned: &mut Owned, layers: Vec<rootfs::Layer>, plan: &RunPlan) -> Result<Arc<Cgroup>, CreateError> {
-    let cgroup = Arc::new(Cgroup::at(&plan.isolation.cgroup).map_err(CreateError::Hierarchy)?);
+    let cgroup = Arc::new(Cgroup::of(&plan.isolation.cgroup).map_err(CreateError::Hierarchy)?);
     cgroup.ensure_free()?;
     let points = rootfs::missing_mount_points(&owned.rootfs, plan)?;
-    let record = Record::new(plan.isolation.cgroup.clone(), layers, points);
+    let record = Record::new(plan, layers, points);
     record.save(&owned.bundle)?;
     let record = owned.record.insert(record);
     rootfs::make_mount_points(&owned.rootfs, &record.mount_points)?;
-    cgroup.create(&plan.limits)?;
+    limits::note(&plan.id, &cgroup.create(&plan.limits)?);
     // Not before it is made: what another made is not removed.
     owned.cgroup = Some(cgroup.clone());
     Ok(cgroup)
@@ -196,13 +208,29 @@ async fn confined(
     stdio: &Arc<Stdio>,
     artifact: Artifact,
 ) -> Result<(Child, Channel), Confining> {
-    let (plan, cgroup, stdio, rootfs) = (plan.clone(), cgroup.clone(), stdio.clone(), owned.rootfs.clone());
-    let fork = move || {
-        let made = Spawn { plan: &plan, rootfs: &rootfs, cgroup: &cgroup, stdio: &stdio, artifact: artifact.file() };
-        spawn(&made, |inside| run_guest(inside, &artifact))
+    let fork = {
+        let (plan, cgroup, stdio, rootfs) = (plan.clone(), cgroup.clone(), stdio.clone(), owned.rootfs.clone());
+        move || {
+            let made =
+                Spawn { plan: &plan, rootfs: &rootfs, cgroup: &cgroup, stdio: &stdio, artifact: artifact.file() };
+            spawn(&made, |inside| run_guest(inside, &artifact))
+        }
     };
     let (child, mut channel) = tasks.spawner.spawn(fork).await?;
-    let failed = match channel.reports.next().await {
+    if let Err(error) = limits::enter(tasks, cgroup, child.pid(), plan, &mut channel.orders).await {
+        child.end().await;
+        return Err(Confining::Failed(error.into()));
+    }
+    let mut report = channel.reports.next().await;
+    if let Ok(Some(Report::Mounted)) = report {
+        if let Err(error) = hooks::at_creation(&tasks.spawner, plan, child.pid()).await {
+            child.end().await;
+            return Err(Confining::Failed(error.into()));
+        }
+        channel.orders.go().await?;
+        report = channel.reports.next().await;
+    }
+    let failed = match report {
         Ok(Some(Report::Ready)) => return Ok((child, channel)),
         Ok(Some(Report::Failed(Failure::StaleArtifact(reason)))) => Confining::Stale(reason),
         Ok(Some(Report::Failed(Failure::Message(line)))) => Confining::Failed(CreateError::Refused(line)),
@@ -217,6 +245,7 @@ async fn confined(
 fn run_guest(mut inside: Inside<'_>, cached: &Artifact) {
     log::mute();
     inside.join_cgroup();
+    let limit = inside.memory_limit();
     let plan = inside.plan();
     let loaded = cached.inherit(inside.take_artifact()).and_then(|artifact| engine::load(plan, &artifact));
     let loaded = match loaded {
@@ -227,7 +256,7 @@ fn run_guest(mut inside: Inside<'_>, cached: &Artifact) {
     let (mut confined, signals) = inside.confine(move || interrupter.interrupt());
     let granted = engine::Stdio::of_process()
         .map_err(|error| Failure::Message(plan::one_line(&error)))
-        .and_then(|stdio| loaded.grant(plan, stdio, signals));
+        .and_then(|stdio| loaded.grant(plan, stdio, signals, move || limit.read()));
     let guest = match granted {
         Ok(guest) => guest,
         Err(failure) => confined.fail(failure),
@@ -241,8 +270,8 @@ fn rootfs_mount(layer: &rootfs::Layer) -> oci::RootfsMount {
     oci::RootfsMount { kind: layer.kind.clone(), source: layer.source.clone(), options: layer.options.clone() }
 }
 
-async fn release_after_failure(id: &str, owned: &Owned) {
-    if let Err(error) = owned.release().await {
+async fn release_after_failure(tasks: &Tasks, id: &str, owned: &Owned) {
+    if let Err(error) = owned.release(id, &tasks.spawner).await {
         let error: ReleaseError = error;
         tracing::error!(id, error = plan::one_line(&error), "something of a failed create stays");
     }

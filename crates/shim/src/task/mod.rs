@@ -2,6 +2,9 @@
 
 mod container;
 mod create;
+pub(crate) mod hooks;
+mod limits;
+mod output;
 mod request;
 mod state;
 mod watch;
@@ -14,6 +17,8 @@ use crate::wire::timestamp;
 use container::{Container, ReleaseError};
 use containerd_shim_protos::events::task::{TaskDelete, TaskPaused, TaskResumed, TaskStart};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use hooks::HooksError;
+use limits::LimitError;
 use protobuf::MessageField;
 use sandbox::ChannelError;
 use sandbox::cgroup::{Cgroup, CgroupError, Freeze};
@@ -52,8 +57,8 @@ pub(crate) struct Task {
     container: Mutex<Option<Container>>,
     /// Says when the state changed.
     changes: channel::Sender<()>,
-    /// Held while the container is stopped or released.
-    freezing: tokio::sync::Mutex<()>,
+    /// Held while the container is stopped, released, or given other limits.
+    changing: tokio::sync::Mutex<()>,
 }
 
 /// Why a task did not do what it was asked.
@@ -92,6 +97,20 @@ pub(crate) enum TaskError {
         action: &'static str,
         #[source]
         source: CgroupError,
+    },
+    #[error("start container {id}")]
+    Hooks {
+        id: String,
+        #[source]
+        source: HooksError,
+    },
+    #[error(transparent)]
+    Resources(#[from] oci::UpdateError),
+    #[error("change the limits of container {id}")]
+    Update {
+        id: String,
+        #[source]
+        source: LimitError,
     },
     #[error("encode the use of resources")]
     Encode(#[from] protobuf::Error),
@@ -156,6 +175,14 @@ impl Tasks {
     /// Lets the guest run. Returns its pid.
     pub(crate) async fn start(&self, id: &str, exec: &str) -> Result<u32, TaskError> {
         let task = self.get(id, exec)?;
+        let plan = locked(&task.container).as_ref().map(Container::plan);
+        if let (Some(plan), State::Created { pid }) = (&plan, task.state())
+            && let Err(source) = hooks::before_start(&self.spawner, plan, pid).await
+        {
+            // A container whose hooks fail is stopped (OCI runtime spec, "Lifecycle").
+            let _ = task.kill(KILL);
+            return Err(TaskError::Hooks { id: id.to_owned(), source });
+        }
         let pid = task.transition(Move::Start)?.pid().unwrap_or_default();
         let orders = locked(&task.container).as_mut().and_then(Container::take_orders);
         // Queued before the order: the exit must not overtake the start.
@@ -163,6 +190,9 @@ impl Tasks {
         self.publisher.publish(&event);
         if let Some(mut orders) = orders {
             orders.go().await.map_err(|source| TaskError::Start { id: id.to_owned(), source })?;
+        }
+        if let Some(plan) = plan {
+            hooks::after_start(&self.spawner, &plan, pid).await;
         }
         Ok(pid)
     }
@@ -181,6 +211,20 @@ impl Tasks {
         task.freeze(Freeze::Thawed, Move::Resume).await?;
         self.publisher.publish(&TaskResumed { container_id: id.to_owned(), ..TaskResumed::default() });
         Ok(())
+    }
+
+    /// Changes the limits of a container that has not ended.
+    pub(crate) async fn update(&self, id: &str, type_url: &str, resources: &[u8]) -> Result<(), TaskError> {
+        let task = self.get(id, "")?;
+        let _one_at_a_time = task.changing.lock().await;
+        let update = oci::update(type_url, resources)?;
+        limits::note(id, &update.warnings);
+        let (cgroup, pid) = (task.cgroup()?, task.state().pid().unwrap_or_default());
+        if task.state().exit().is_some() {
+            return Err(TaskError::Finished(id.to_owned()));
+        }
+        let changed = limits::change(self, id, &cgroup, pid, &update.limits).await;
+        changed.map_err(|source| TaskError::Update { id: id.to_owned(), source })
     }
 
     /// What a container has used so far.
@@ -203,7 +247,7 @@ impl Tasks {
         let exit = task.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
         let container = locked(&task.container).take();
         if let Some(container) = container
-            && let Err(source) = container.release().await
+            && let Err(source) = container.release(id, &self.spawner).await
         {
             *locked(&task.container) = Some(container);
             task.transition(Move::KeepAfterFailure)?;
@@ -254,7 +298,7 @@ impl Tasks {
             state: Mutex::new(State::Creating),
             container: Mutex::default(),
             changes: channel::Sender::new(()),
-            freezing: tokio::sync::Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
             request,
         });
         registry.tasks.insert(task.request.id.clone(), task.clone());
@@ -319,7 +363,7 @@ impl Task {
 
     /// Stops or releases all of the container, then moves to the state that says so.
     async fn freeze(&self, wanted: Freeze, step: Move) -> Result<u32, TaskError> {
-        let _one_at_a_time = self.freezing.lock().await;
+        let _one_at_a_time = self.changing.lock().await;
         self.state().after(&step).map_err(|from| self.refused(from, &step))?;
         let failed = |source| TaskError::Cgroup { id: self.request.id.clone(), action: step.name(), source };
         self.cgroup()?.freeze(wanted).await.map_err(failed)?;

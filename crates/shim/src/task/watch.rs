@@ -89,7 +89,11 @@ async fn last_words(id: &str, mut reports: Reports) -> Option<ExitStatus> {
 fn unsaid(ended: Ended, cgroup: Option<&Cgroup>, plan: &RunPlan) -> ExitStatus {
     let oom_kills = cgroup.and_then(|cgroup| cgroup.oom_kills().ok()).unwrap_or(0);
     match ended {
-        Ended::Signal(KILL) if oom_kills > 0 => ExitStatus::OomKilled { limit_bytes: plan.limits.memory_bytes },
+        Ended::Signal(KILL) if oom_kills > 0 => {
+            let limit_bytes = cgroup.and_then(|cgroup| cgroup.memory_limit().ok()?.read());
+            // A cgroup of systemd may be gone by now.
+            ExitStatus::OomKilled { limit_bytes: limit_bytes.or(plan.limits.memory.limit_bytes()) }
+        }
         Ended::Signal(signal) => ExitStatus::Signal(signal),
         Ended::Code(code) => ExitStatus::Code(code.to_le_bytes()[0]),
     }

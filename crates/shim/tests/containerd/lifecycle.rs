@@ -131,12 +131,10 @@ fn calls_not_built_say_so(node: &Namespace) -> Result<()> {
     task.start_until("sleeping\n")?;
     let api = &task.api;
     let id = || task.id.clone();
-    let update = services::UpdateTaskRequest { container_id: id(), ..Default::default() };
     let exec = services::ExecProcessRequest { container_id: id(), exec_id: "e".to_owned(), ..Default::default() };
     let resize = services::ResizePtyRequest { container_id: id(), width: 80, height: 25, ..Default::default() };
     let answers = [
         ("resize_pty", api.tasks(async |mut tasks, api| tasks.resize_pty(api.request(resize)).await).err()),
-        ("update", api.tasks(async |mut tasks, api| tasks.update(api.request(update)).await).err()),
         ("exec", api.tasks(async |mut tasks, api| tasks.exec(api.request(exec)).await).err()),
     ];
     for (call, answer) in answers {

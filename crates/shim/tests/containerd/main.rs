@@ -5,15 +5,19 @@ mod cache;
 mod confinement;
 mod files;
 mod group;
+mod hooks;
 mod images;
 mod leftovers;
 mod lifecycle;
+mod limits;
+mod loggers;
 mod memory;
 mod mounts;
 mod output;
 mod refusals;
 mod resources;
 mod signals;
+mod users;
 
 use std::process::ExitCode;
 use testkit::{Suite, Version, cases};
@@ -28,6 +32,10 @@ fn main() -> ExitCode {
         .on(&current, files::CASES)
         .on(&current, mounts::CASES)
         .on(&current, memory::CASES)
+        .on(&current, limits::CASES)
+        .on(&current, loggers::CASES)
+        .on(&current, hooks::CASES)
+        .on(&current, users::CASES)
         .on(&current, signals::CASES)
         .on(&current, lifecycle::CASES)
         .on(&current, group::CASES)

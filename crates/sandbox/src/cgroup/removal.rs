@@ -1,0 +1,115 @@
+//! Ending what is in a cgroup, and removing it with what was made for it.
+
+use super::files::{marked_parent, write};
+use super::hierarchy::Hierarchy;
+use super::{Cgroup, CgroupError, PAUSE};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long the members of a killed cgroup may take to end.
+const EMPTYING: Duration = Duration::from_secs(10);
+
+impl Cgroup {
+    /// The processes in it.
+    pub fn processes(&self) -> Vec<u32> {
+        let mut pids: Vec<u32> = Vec::new();
+        for dir in self.dirs() {
+            let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Ends every process in it and removes it, with those of its parents that [`Cgroup::create`] made and that are
+    /// empty now. Not being there is no error.
+    pub async fn remove(&self) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + EMPTYING;
+        while let Some(busy) = self.try_to_remove()? {
+            if Instant::now() > deadline {
+                return Err(CgroupError::Busy(busy));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// As [`Cgroup::remove`], for a process that has nothing else to do.
+    pub fn remove_blocking(&self) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + EMPTYING;
+        while let Some(busy) = self.try_to_remove()? {
+            if Instant::now() > deadline {
+                return Err(CgroupError::Busy(busy));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    /// The directory that is still in use, if there is one.
+    fn try_to_remove(&self) -> Result<Option<PathBuf>, CgroupError> {
+        let members = self.processes();
+        if !members.is_empty() {
+            self.kill(&members);
+        }
+        let dirs = self.dirs();
+        if let Some(busy) = dirs.iter().find(|dir| !removed(dir)) {
+            // A guest has no cgroupfs: what is below is somebody else's, and does not end with the container.
+            return match child_of(busy) {
+                Some(child) => Err(CgroupError::Child(child)),
+                None => Ok(Some(busy.clone())),
+            };
+        }
+        self.unmake(&dirs);
+        Ok(None)
+    }
+
+    fn kill(&self, members: &[u32]) {
+        // All at once, also those that are being forked; kernels before 5.14 have no such file.
+        if let Hierarchy::V2(root) = &self.hierarchy
+            && write(&root.join(&self.path).join("cgroup.kill"), "1").is_ok()
+        {
+            return;
+        }
+        for pid in members {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+        // Under version 1 a frozen process does not die. A node without a freezer has nothing frozen.
+        let _ = self.thaw();
+    }
+
+    pub(super) fn unmake(&self, dirs: &[PathBuf]) {
+        for dir in dirs {
+            removed(dir);
+            remove_made_parents(dir, self.hierarchy.root_of(dir));
+        }
+    }
+}
+
+fn child_of(dir: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(dir).ok()?.flatten();
+    let mut dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    dirs.next().map(|entry| entry.path())
+}
+
+fn removed(dir: &Path) -> bool {
+    match fs::remove_dir(dir) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+fn remove_made_parents(dir: &Path, root: &Path) {
+    let parents = dir.ancestors().skip(1).take_while(|parent| *parent != root);
+    for parent in parents {
+        // A parent with other members stays, and its marked mark with it: the last one out removes it.
+        if !marked_parent(parent) || !removed(parent) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! User namespaces: made with a mapping of ids, or opened by path; entered by the container process, and lent to its
+//! mounts, so that the owners of their files are mapped the same way.
+
+use crate::process::{self, Descriptors};
+use nix::sched::{CloneFlags, setns};
+use plan::{IdMappings, IdRange, RunPlan};
+use std::fmt::Write;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+/// Why there is no user namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum UserNamespaceError {
+    /// The path is gone or is no namespace of users.
+    #[error("open user namespace {path}")]
+    Open {
+        /// The path in the OCI spec.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused it, or its mapping.
+    #[error("make a user namespace: the kernel may allow none (user.max_user_namespaces), or not these ids")]
+    Make(#[source] io::Error),
+    /// Entering it.
+    #[error("enter the container's user namespace")]
+    Enter(#[source] io::Error),
+}
+
+/// The user namespaces that a plan needs: first the container's, if it has one, then one for each mapped mount.
+#[derive(Debug, Default)]
+pub(crate) struct UserNamespaces {
+    container: Option<OwnedFd>,
+    mounts: Vec<OwnedFd>,
+}
+
+impl UserNamespaces {
+    /// Makes and opens them. See [`process::fork`] for what the caller must hold to.
+    pub(crate) fn of(plan: &RunPlan) -> Result<UserNamespaces, UserNamespaceError> {
+        let container = plan.isolation.user_namespace.as_ref().map(|namespace| match &namespace.path {
+            None => make(&namespace.ids),
+            Some(path) => {
+                let opened = File::open(path).map(OwnedFd::from);
+                opened.map_err(|source| UserNamespaceError::Open { path: path.clone(), source })
+            }
+        });
+        let mounts = plan.mounts.iter().filter_map(|mount| mount.ids.as_ref()).map(make);
+        Ok(UserNamespaces { container: container.transpose()?, mounts: mounts.collect::<Result<_, _>>()? })
+    }
+
+    /// In the order in which [`UserNamespaces::from_inherited`] takes them.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.container.iter().chain(&self.mounts).map(AsFd::as_fd)
+    }
+
+    /// The same in a child that inherited the descriptors.
+    pub(crate) fn from_inherited(plan: &RunPlan, mut descriptors: Vec<OwnedFd>) -> UserNamespaces {
+        let mounts = descriptors.split_off(usize::from(plan.isolation.user_namespace.is_some()).min(descriptors.len()));
+        UserNamespaces { container: descriptors.pop(), mounts }
+    }
+
+    /// For the mapped mounts of the plan, in their order.
+    pub(crate) fn of_mounts(&self) -> &[OwnedFd] {
+        &self.mounts
+    }
+
+    /// Enters the container's. From then on this process has all rights inside of it, and none outside.
+    pub(crate) fn enter(&self) -> Result<(), UserNamespaceError> {
+        let Some(container) = &self.container else { return Ok(()) };
+        setns(container, CloneFlags::CLONE_NEWUSER).map_err(|errno| UserNamespaceError::Enter(errno.into()))
+    }
+}
+
+/// Makes a namespace with this mapping; it lives as long as the descriptor.
+pub(crate) fn make(ids: &IdMappings) -> Result<OwnedFd, UserNamespaceError> {
+    let made = || -> io::Result<OwnedFd> {
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let descriptors = Descriptors { stdio: [null.as_fd(); 3], rest: Vec::new() };
+        // Only a process makes a namespace, and only another may map all ids of it (user_namespaces(7)).
+        let holder = process::fork(CloneFlags::CLONE_NEWUSER.bits(), &descriptors, |mut channel, _| {
+            channel.wait_for_go();
+        })?;
+        let proc = PathBuf::from(format!("/proc/{}", holder.pid()));
+        let namespace = fs::write(proc.join("uid_map"), lines(&ids.uids))
+            .and_then(|()| fs::write(proc.join("gid_map"), lines(&ids.gids)))
+            .and_then(|()| File::open(proc.join("ns/user")));
+        holder.end()?;
+        Ok(namespace?.into())
+    };
+    made().map_err(UserNamespaceError::Make)
+}
+
+fn lines(ranges: &[IdRange]) -> String {
+    ranges.iter().fold(String::new(), |mut lines, range| {
+        let _ = writeln!(lines, "{} {} {}", range.inside, range.outside, range.length);
+        lines
+    })
+}

@@ -1,0 +1,183 @@
+//! Cgroups that systemd makes: on nodes that have it.
+
+use crate::Cases;
+use crate::limits::update;
+use crate::output::image_of;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::fs;
+use std::process::Command;
+use testkit::task::Task;
+use testkit::{Namespace, cases, process, wait};
+
+pub(crate) const CASES: Cases = cases![
+    crate::systemd::a_scope_has_the_process_and_its_limits,
+    crate::systemd::limits_last_through_a_reload,
+    crate::systemd::use_is_told_and_a_pause_works,
+    crate::systemd::out_of_memory_is_told,
+    crate::systemd::a_slice_of_a_pod_is_made,
+    crate::systemd::a_scope_that_is_there_is_refused,
+];
+
+const MI: u64 = 1 << 20;
+
+fn systemctl(words: &[&str]) -> Result<String> {
+    let shown = Command::new("systemctl").args(words).output()?;
+    ensure!(shown.status.success(), "{words:?}: {shown:?}");
+    Ok(String::from_utf8_lossy(&shown.stdout).trim().to_owned())
+}
+
+fn property(unit: &str, name: &str) -> Result<String> {
+    systemctl(&["show", "--value", "--property", name, unit])
+}
+
+/// The unit of a container in this slice, as it is named in the spec, and by systemd.
+fn names(node: &Namespace, slice: &str, id: &str) -> (String, String) {
+    let prefix = node.name().replace('.', "-");
+    (format!("{slice}:{prefix}:{id}"), format!("{prefix}-{id}.scope"))
+}
+
+fn sleeping(node: &Namespace, slice: &str, resources: Value) -> Result<(Task, String)> {
+    let image = image_of(node, "p1_sleep.wat")?;
+    let draft = node.task(&image);
+    let (path, unit) = names(node, slice, draft.id());
+    let task = draft.spec(|spec| {
+        spec["linux"]["cgroupsPath"] = json!(path);
+        spec["linux"]["resources"] = resources;
+    });
+    let task = task.create()?;
+    task.start_until("sleeping\n")?;
+    Ok((task, unit))
+}
+
+/// Deletes the task, and waits until systemd knows nothing of its scope either.
+fn remove(node: &Namespace, task: Task, unit: &str) -> Result<()> {
+    task.remove()?;
+    gone(node, unit)
+}
+
+fn gone(node: &Namespace, unit: &str) -> Result<()> {
+    let listed = || systemctl(&["list-units", "--all", "--no-legend", "--plain", unit]);
+    wait::until("systemd forgets the scope", || Ok(listed()?.is_empty().then_some(())))?;
+    node.until_nothing_remains()
+}
+
+fn file(task: &Task, name: &str) -> Result<String> {
+    let path = process::cgroup(task.pid, "")?.join(name);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    Ok(text.trim().to_owned())
+}
+
+fn a_scope_has_the_process_and_its_limits(node: &Namespace) -> Result<()> {
+    let (task, unit) = sleeping(node, "", json!({
+        "memory": { "limit": 64 * MI, "swap": 64 * MI, "reservation": 32 * MI },
+        "cpu": { "shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0" },
+        "pids": { "limit": 7 },
+    }))?;
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", task.pid))?;
+    ensure!(groups.trim() == format!("0::/system.slice/{unit}"), "{groups}");
+    let properties = [
+        ("ActiveState", "active"),
+        ("MemoryMax", "67108864"),
+        ("CPUWeight", "20"),
+        ("CPUQuotaPerSecUSec", "500ms"),
+        ("TasksMax", "7"),
+        ("AllowedCPUs", "0"),
+        ("Delegate", "yes"),
+    ];
+    for (name, value) in properties {
+        ensure!(property(&unit, name)? == value, "{name} is {}", property(&unit, name)?);
+    }
+    let files = [
+        ("memory.max", "67108864"),
+        ("memory.swap.max", "0"),
+        ("memory.low", "33554432"),
+        ("cpu.max", "50000 100000"),
+        ("cpu.weight", "20"),
+        ("cpuset.cpus", "0"),
+        ("pids.max", "7"),
+        ("cgroup.procs", &task.pid.to_string()),
+    ];
+    for (name, value) in files {
+        ensure!(file(&task, name)? == value, "{name} is {}", file(&task, name)?);
+    }
+    remove(node, task, &unit)
+}
+
+fn limits_last_through_a_reload(node: &Namespace) -> Result<()> {
+    let (task, unit) = sleeping(node, "", json!({ "memory": { "limit": 64 * MI } }))?;
+    update(&task, &json!({
+        "memory": { "limit": 96 * MI }, "cpu": { "shares": 512, "quota": 20_000, "period": 100_000 }, "pids": { "limit": 9 },
+    }))?;
+    systemctl(&["daemon-reload"])?;
+    // Another unit in the slice has systemd set the limits of all of them again.
+    let (other, other_unit) = sleeping(node, "", json!({ "memory": { "limit": 64 * MI } }))?;
+    for (name, value) in
+        [("memory.max", "100663296"), ("cpu.weight", "20"), ("cpu.max", "20000 100000"), ("pids.max", "9")]
+    {
+        ensure!(file(&task, name)? == value, "{name} is {}", file(&task, name)?);
+    }
+    remove(node, other, &other_unit)?;
+    remove(node, task, &unit)
+}
+
+fn use_is_told_and_a_pause_works(node: &Namespace) -> Result<()> {
+    let (task, unit) = sleeping(node, "", json!({ "memory": { "limit": 64 * MI } }))?;
+    let output = node.ctr(&["tasks", "metrics", "--format", "json", &task.id])?;
+    let metrics: Value = serde_json::from_slice(&output.stdout).with_context(|| output.to_string())?;
+    let number = |path: &str| metrics.pointer(path).and_then(Value::as_u64).with_context(|| format!("{path}: {metrics}"));
+    ensure!(number("/memory/usage")? > 0 && number("/cpu/usage_usec")? > 0, "{metrics}");
+    ensure!(number("/memory/usage_limit")? == 64 * MI && number("/pids/current")? == 1, "{metrics}");
+    let ctr = |words: &[&str]| -> Result<()> {
+        let output = node.ctr(words)?;
+        ensure!(output.code == 0, "{output}");
+        Ok(())
+    };
+    ctr(&["tasks", "pause", &task.id])?;
+    ensure!(file(&task, "cgroup.events")?.contains("frozen 1"), "it is not frozen");
+    ctr(&["tasks", "resume", &task.id])?;
+    ensure!(file(&task, "cgroup.events")?.contains("frozen 0"), "it is still frozen");
+    remove(node, task, &unit)
+}
+
+/// systemd may remove the scope before anybody has read what the kernel counted in it.
+fn out_of_memory_is_told(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_file.c")?;
+    for _ in 0..5 {
+        let draft = node.task(&image).args(["/app.wasm", "fill", "/run/big", "40"]);
+        let (path, unit) = names(node, "", draft.id());
+        let events = node.api()?.events()?;
+        let task = draft.spec(|spec| {
+            spec["linux"]["cgroupsPath"] = json!(path);
+            spec["linux"]["resources"] = json!({ "memory": { "limit": 24 * MI } });
+        });
+        let task = task.create()?;
+        let id = task.id.clone();
+        task.start()?;
+        let end = task.finish()?;
+        ensure!(end.code == 137 && end.stderr.contains("memory limit 24Mi reached"), "{end:?}");
+        let kinds: Vec<String> = events.until(&id, "delete")?.into_iter().map(|event| event.what).collect();
+        ensure!(kinds == ["create", "start", "oom", "exit", "delete"], "{kinds:?}");
+        gone(node, &unit)?;
+    }
+    Ok(())
+}
+
+fn a_slice_of_a_pod_is_made(node: &Namespace) -> Result<()> {
+    let (task, unit) = sleeping(node, "wasmtest-besteffort-pod1.slice", json!({}))?;
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", task.pid))?;
+    let slices = "/wasmtest.slice/wasmtest-besteffort.slice/wasmtest-besteffort-pod1.slice";
+    ensure!(groups.trim() == format!("0::{slices}/{unit}"), "{groups}");
+    remove(node, task, &unit)?;
+    systemctl(&["stop", "wasmtest.slice"])?;
+    Ok(())
+}
+
+fn a_scope_that_is_there_is_refused(node: &Namespace) -> Result<()> {
+    let (task, unit) = sleeping(node, "", json!({}))?;
+    let (path, _) = names(node, "", &task.id);
+    let second = node.task(&image_of(node, "p1_hello.wat")?).spec(|spec| spec["linux"]["cgroupsPath"] = json!(path));
+    second.refused(&[&format!("{unit} exists already")])?;
+    ensure!(task.api.state(&task.id)?.status == "RUNNING", "the first one was harmed");
+    remove(node, task, &unit)
+}
