@@ -19,7 +19,7 @@ pub use exit::{ExitStatus, Size, Termination};
 pub use isolation::{Isolation, Namespace, NamespaceKind, Rlimit, User};
 pub use limits::{Cpu, Limits};
 pub use mounts::{Mount, MountFlags, MountSource, RootAccess};
-pub use report::{Failure, Report, one_line, printable};
+pub use report::{Failure, Report, one_line, printable, printable_line};
 pub use source::{Digest, DigestError, FileIdentity, Origin, Source};
 
 /// What one container runs, with which rights, within which bounds.
