@@ -249,5 +249,7 @@ impl fmt::Display for Foreign {
 }
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 #[path = "find_tests.rs"]
 mod tests;
