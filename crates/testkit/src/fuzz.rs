@@ -42,7 +42,7 @@ pub enum Form {
     Bytes,
 }
 
-/// A corpus and how much is made of it.
+/// A corpus, which is one target's alone, and how much is made of it.
 #[derive(Debug)]
 pub struct Fuzz {
     corpus: PathBuf,

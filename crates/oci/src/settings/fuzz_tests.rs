@@ -75,7 +75,7 @@ fn any_options_table_names_a_file_or_is_refused_in_one_line() {
 
 #[test]
 fn any_options_message_names_a_file_or_is_refused_in_one_line() {
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "options", Form::Bytes, 8000);
+    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "message", Form::Bytes, 8000);
     fuzz.run(|body| {
         let RuntimeOptions { type_url, value } = options::generic("/etc/a.toml", body);
         // The changed bytes are in the message itself: at its end, and as the whole of it.
