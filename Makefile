@@ -7,7 +7,7 @@ SHIM := $(TARGET_DIR)/containerd-shim-wasm-v1
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint install deps clean
+.PHONY: help build demo test fuzz lint install deps clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -25,6 +25,10 @@ demo: build ## Run sample images on a private containerd: output, exit code, vol
 test: lint build ## Check format and lints, then run all tests, unit and on real containerds (root)
 	test/containerd.sh
 	cargo test --release --locked --workspace
+
+SECONDS ?= 60
+fuzz: ## Vary the inputs in crates/*/corpus for SECONDS (60) per target; what fails is kept there
+	FUZZ_SECONDS=$(SECONDS) cargo test --release --locked --workspace --lib -- --nocapture --test-threads=2 fuzz_tests::
 
 lint: deps ## Check format and lints
 	cargo fmt --all --check

@@ -107,3 +107,7 @@ pub(crate) fn one_line(what: &str, error: &(dyn std::error::Error + 'static)) ->
     // Messages of the compiler are indented.
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+#[path = "compile_fuzz_tests.rs"]
+mod fuzz_tests;

@@ -149,7 +149,7 @@ pub async fn lower(request: Request<'_>) -> Result<Lowered, Error> {
         },
         wasm: chosen.wasm,
         cache: settings.cache,
-        warnings: parts.warnings,
+        warnings: parts.warnings.iter().map(|warning| plan::printable_line(warning)).collect(),
     })
 }
 
@@ -165,5 +165,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     line
 }
 
+#[cfg(test)]
+mod fuzz_tests;
 #[cfg(test)]
 mod lower_tests;

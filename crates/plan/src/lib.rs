@@ -23,7 +23,7 @@ pub use isolation::{
 };
 pub use limits::{Bound, Cpu, Io, Limits, Memory, Throttle, ThrottleKind};
 pub use mounts::{Mount, MountFlags, MountSource, RootAccess};
-pub use report::{Failure, Report, one_line, printable};
+pub use report::{Failure, Report, one_line, printable, printable_line};
 pub use source::{Digest, DigestError, FileIdentity, Origin, Source};
 
 /// What one container runs, with which rights, within which bounds.

@@ -3,6 +3,9 @@
 use crate::{Digest, ExitStatus};
 use serde::{Deserialize, Serialize};
 
+/// What a line or a text for the user measures at most, bytes.
+const LONGEST: usize = 2048;
+
 /// A message from a child process to the shim, in the order they are sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
@@ -50,26 +53,50 @@ pub fn one_line(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    printable(&line.replace('\n', " "))
+    printable_line(&line)
 }
 
-/// Text that may hold names from an image, fit for a terminal and a log: control characters but the line feed are
-/// escaped, and it ends after 2 KiB.
+/// As [`printable`], in one line, and a long one loses its middle: it names the thing first and the remedy last.
+pub fn printable_line(text: &str) -> String {
+    shortened(escaped(&text.replace('\n', " ")))
+}
+
+/// Text that may hold names from an image, fit for a terminal and a log: characters that steer what is shown are
+/// escaped, but the line feed, and it ends after 2 KiB.
 pub fn printable(text: &str) -> String {
-    const LONGEST: usize = 2048;
-    let mut shown = String::with_capacity(text.len().min(LONGEST));
+    let mut shown = escaped(text);
+    if shown.len() > LONGEST {
+        shown.truncate(shown.floor_char_boundary(LONGEST));
+        shown.push('…');
+    }
+    shown
+}
+
+fn shortened(line: String) -> String {
+    if line.len() <= LONGEST {
+        return line;
+    }
+    let head = line.floor_char_boundary(LONGEST / 2);
+    let tail = line.ceil_char_boundary(line.len() - LONGEST / 2);
+    format!("{}…{}", &line[..head], &line[tail..])
+}
+
+fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if shown.len() >= LONGEST {
-            shown.push('…');
-            break;
-        }
         match c {
-            '\n' => shown.push(c),
-            c if c.is_control() => shown.extend(c.escape_default()),
+            c if c != '\n' && is_steering(c) => shown.extend(c.escape_default()),
             c => shown.push(c),
         }
     }
     shown
+}
+
+/// Whether the character is not shown itself but does something to what is: control characters, characters without
+/// width, separators of lines, and the controls of the direction of text (Unicode, UAX #9).
+fn is_steering(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -79,7 +106,15 @@ mod tests {
     #[test]
     fn names_from_images_are_escaped_and_bounded() {
         assert_eq!(printable("a\x1b[31mb\u{85}\n"), "a\\u{1b}[31mb\\u{85}\n");
+        assert_eq!(printable("a\u{202e}b\u{2028}c\u{200b}d é"), "a\\u{202e}b\\u{2028}c\\u{200b}d é");
         let long = printable(&"ö".repeat(70_000));
         assert!(long.len() < 2060 && long.ends_with("ö…"), "{}", long.len());
+    }
+
+    #[test]
+    fn a_long_name_leaves_the_remedy_to_be_read() {
+        let error = std::io::Error::other(format!("name {}\n: remove it", "ö".repeat(70_000)));
+        let line = one_line(&error);
+        assert!(line.starts_with("name ö") && line.ends_with("ö : remove it") && line.len() < 2060, "{line}");
     }
 }

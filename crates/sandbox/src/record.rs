@@ -6,7 +6,7 @@ use plan::{Hook, HookState, RunPlan};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// The file's name in the bundle.
 const NAME: &str = "wasm.json";
@@ -71,6 +71,16 @@ pub enum RecordError {
         /// Its version.
         found: u32,
     },
+    /// Its cgroup is none that a container can have. Whatever is in it would be killed: at the root, the node.
+    #[error(
+        "{path} names cgroup {cgroup:?}, which is no container's: remove the file, and what the container left, by hand"
+    )]
+    Cgroup {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        cgroup: String,
+    },
 }
 
 impl Record {
@@ -104,7 +114,10 @@ impl Record {
         if record.version > VERSION {
             return Err(RecordError::Version { path, found: record.version });
         }
-        Ok(Some(record))
+        match is_below_root(Path::new(&record.cgroup)) {
+            true => Ok(Some(record)),
+            false => Err(RecordError::Cgroup { path, cgroup: record.cgroup }),
+        }
     }
 
     /// Removes it from the bundle.
@@ -116,6 +129,16 @@ impl Record {
         }
     }
 }
+
+fn is_below_root(path: &Path) -> bool {
+    let mut components = path.components();
+    let absolute = components.next() == Some(Component::RootDir);
+    absolute && path.parent().is_some() && components.all(|one| matches!(one, Component::Normal(_)))
+}
+
+#[cfg(test)]
+#[path = "record_fuzz_tests.rs"]
+mod fuzz_tests;
 
 #[cfg(test)]
 mod tests {

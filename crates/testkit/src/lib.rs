@@ -10,6 +10,7 @@ pub mod api;
 pub mod containerd;
 pub mod fifo;
 pub mod floors;
+pub mod fuzz;
 pub mod guests;
 pub mod image;
 pub mod leftovers;

@@ -181,6 +181,9 @@ fn parse_digest(image: &str, text: &str) -> Result<Digest, Error> {
 }
 
 #[cfg(test)]
+mod fuzz_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

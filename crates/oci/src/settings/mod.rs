@@ -67,3 +67,6 @@ pub(crate) fn load(options: Option<&RuntimeOptions>, annotations: &HashMap<Strin
         cache: operator.cache,
     })
 }
+
+#[cfg(test)]
+mod fuzz_tests;

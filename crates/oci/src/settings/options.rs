@@ -115,18 +115,20 @@ fn not_absolute(key: &'static str) -> Error {
     Error::BadValue { key, expected: "an absolute path" }
 }
 
+/// The options as containerd sends them.
+#[cfg(test)]
+pub(super) fn generic(config_path: &str, body: &[u8]) -> RuntimeOptions {
+    let message = Generic { type_url: String::new(), config_path: config_path.to_owned(), config_body: body.to_vec() };
+    RuntimeOptions { type_url: GENERIC.to_owned(), value: message.encode_to_vec() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::chain;
 
     fn generic(config_path: &str, body: &str) -> RuntimeOptions {
-        let message = Generic {
-            type_url: String::new(),
-            config_path: config_path.to_owned(),
-            config_body: body.as_bytes().to_vec(),
-        };
-        RuntimeOptions { type_url: GENERIC.to_owned(), value: message.encode_to_vec() }
+        super::generic(config_path, body.as_bytes())
     }
 
     fn check(options: Option<RuntimeOptions>, wanted: Result<Option<&str>, &str>) {

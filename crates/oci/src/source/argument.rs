@@ -27,23 +27,26 @@ pub(crate) fn split(argument: &str) -> Option<Argument<'_>> {
 ///
 /// With a slash: relative to `cwd`. Without: the directories of `PATH`; then, for names that end in `.wasm`, `cwd` and
 /// the root, so that `FROM scratch`, `COPY app.wasm /`, `ENTRYPOINT ["app.wasm"]` is enough.
-pub(crate) fn candidates(file: &str, cwd: &Path, env: &[(String, String)]) -> Vec<PathBuf> {
+///
+/// They are made one by one: an image may name very many.
+pub(crate) fn candidates<'a>(
+    file: &'a str,
+    cwd: &'a Path,
+    env: &'a [(String, String)],
+) -> Box<dyn Iterator<Item = PathBuf> + 'a> {
     if file.is_empty() {
-        return Vec::new();
+        return Box::new(std::iter::empty());
     }
     if file.contains('/') {
-        return vec![cwd.join(file)];
+        return Box::new(std::iter::once(cwd.join(file)));
     }
     // As with `execve`, the last value of a name that is given twice wins.
     let path = env.iter().rev().find(|(name, _)| name == "PATH");
     let path = path.map_or(DEFAULT_PATH, |(_, value)| value);
     // An empty entry means the working directory (POSIX, "Environment Variables"): joining it gives just that.
-    let mut places: Vec<_> = path.split(':').map(|dir| cwd.join(dir).join(file)).collect();
-    if file.ends_with(".wasm") {
-        places.push(cwd.join(file));
-        places.push(Path::new("/").join(file));
-    }
-    places
+    let places = path.split(':').map(move |dir| cwd.join(dir).join(file));
+    let wasm = [cwd, Path::new("/")].into_iter().filter(|_| file.ends_with(".wasm"));
+    Box::new(places.chain(wasm.map(move |dir| dir.join(file))))
 }
 
 #[cfg(test)]
@@ -68,7 +71,7 @@ mod tests {
 
     fn check(file: &str, cwd: &str, path: Option<&str>, wanted: &[&str]) {
         let env: Vec<_> = path.map(|path| ("PATH".to_owned(), path.to_owned())).into_iter().collect();
-        let got = candidates(file, Path::new(cwd), &env);
+        let got: Vec<_> = candidates(file, Path::new(cwd), &env).collect();
         let wanted: Vec<_> = wanted.iter().map(PathBuf::from).collect();
         assert_eq!(got, wanted, "{file} in {cwd} with PATH {path:?}");
     }

@@ -107,7 +107,7 @@ fn image_without_wasm_is_told_with_what_args_name() {
     let at = |foreign| {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("app"), "x").unwrap();
-        let found = rootfs::find(root.path(), &["/app".into()]).unwrap();
+        let found = rootfs::find(root.path(), ["/app".into()]).unwrap();
         AtArgument::File(foreign, Box::new(found.unwrap()))
     };
     let expected = "no wasm in nginx:1.27: expected a layer of type application/wasm, or args[0] naming a .wasm file";

@@ -140,7 +140,7 @@ pub(crate) async fn find(request: &Request<'_>, wanted: &Wanted<'_>) -> Result<C
     let argument = argument::split(text).ok_or_else(|| Error::NoExport(text.to_owned()))?;
     let export = export(argument.export, wanted.invoke)?;
     let places = argument::candidates(argument.file, wanted.cwd, wanted.env);
-    let at_argument = match rootfs::find(request.rootfs, &places)? {
+    let at_argument = match rootfs::find(request.rootfs, places)? {
         None => AtArgument::Nothing,
         Some(found) => match runnable_file(&found, wanted.max_bytes)? {
             None => {
@@ -248,6 +248,8 @@ impl fmt::Display for Foreign {
     }
 }
 
+#[cfg(test)]
+mod fuzz_tests;
 #[cfg(test)]
 #[path = "find_tests.rs"]
 mod tests;

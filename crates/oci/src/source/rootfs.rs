@@ -57,17 +57,18 @@ pub(crate) struct Found {
 /// Opens the first of `candidates` that is a regular file of the root filesystem at `rootfs`.
 ///
 /// The executable bit is not asked for: it means nothing for wasm, and `COPY` keeps the mode of a compiler's output.
-pub(crate) fn find(rootfs: &Path, candidates: &[PathBuf]) -> Result<Option<Found>, Error> {
-    if candidates.is_empty() {
+pub(crate) fn find(rootfs: &Path, candidates: impl IntoIterator<Item = PathBuf>) -> Result<Option<Found>, Error> {
+    let mut candidates = candidates.into_iter().peekable();
+    if candidates.peek().is_none() {
         return Ok(None);
     }
     let root = Root::open(rootfs).map_err(|source| Error::Root { path: rootfs.to_owned(), source })?;
     for path in candidates {
-        let handle = match root.resolve(path) {
+        let handle = match root.resolve(&path) {
             Ok(handle) => handle,
             Err(error) if is_absent(&error) => continue,
             Err(source) => {
-                return Err(Error::Resolve { path: path.clone(), source });
+                return Err(Error::Resolve { path, source });
             }
         };
         let found = open(&root, File::from(OwnedFd::from(handle)));
@@ -75,7 +76,7 @@ pub(crate) fn find(rootfs: &Path, candidates: &[PathBuf]) -> Result<Option<Found
             Ok(Some(found)) => return Ok(Some(found)),
             Ok(None) => {}
             Err(source) => {
-                return Err(Error::Open { path: path.clone(), source });
+                return Err(Error::Open { path, source });
             }
         }
     }
