@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use bundle::{Error as BundleError, group_of};
 pub use image::{ContainerdError, Error as ImageError, StoreError};
-pub use lowering::{Error as LoweringError, InvocationError, IsolationError, MountError};
+pub use lowering::{Error as LoweringError, InvocationError, IsolationError, MountError, SeccompError};
 pub use settings::{AnnotationError, Error as SettingsError, KeyError, OperatorError, OptionsError, TomlError};
 pub use source::{Error as SourceError, RootfsError};
 pub use unbuilt::Error as UnbuiltError;

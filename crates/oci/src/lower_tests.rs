@@ -74,6 +74,8 @@ fn plain_bundle_becomes_a_plan() {
             rlimits: Vec::new(),
             cgroup: "/ns/id".to_owned(),
             oom_score_adj: None,
+            seccomp: None,
+            apparmor: None,
         },
         termination_file: None,
     };

@@ -9,17 +9,19 @@ mod isolation;
 mod limits;
 mod mounts;
 mod report;
+mod seccomp;
 mod source;
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 pub use cache::{CacheSettings, CompileBounds};
-pub use exit::{ExitStatus, Size, Termination};
+pub use exit::{ExitStatus, FORBIDDEN_CALL, Size, Termination};
 pub use isolation::{Isolation, Namespace, NamespaceKind, Rlimit, User};
 pub use limits::{Cpu, Limits};
 pub use mounts::{Mount, MountFlags, MountSource, RootAccess};
 pub use report::{Failure, Report, one_line, printable};
+pub use seccomp::{SeccompAction, SeccompCondition, SeccompFlag, SeccompProfile, SeccompRule, SeccompTest};
 pub use source::{Digest, DigestError, FileIdentity, Origin, Source};
 
 /// What one container runs, with which rights, within which bounds.

@@ -225,6 +225,8 @@ pub(crate) fn plan() -> RunPlan {
             rlimits: Vec::new(),
             cgroup: "/test".into(),
             oom_score_adj: None,
+            seccomp: None,
+            apparmor: None,
         },
         termination_file: None,
     }

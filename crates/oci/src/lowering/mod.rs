@@ -3,8 +3,7 @@
 //! less than it in any case:
 //! - `process.capabilities`: all are dropped;
 //! - `process.noNewPrivileges`: always on;
-//! - `linux.seccomp`: our own filter is tighter than CRI's default profile (a custom profile: a later issue);
-//! - `process.apparmorProfile`, `process.selinuxLabel`, `linux.mountLabel`: the guest reaches no system call directly;
+//! - `process.selinuxLabel`, `linux.mountLabel`: the guest reaches no system call directly;
 //! - `linux.maskedPaths`, `linux.readonlyPaths`: they lie in `/proc` and `/sys`, which are not mounted;
 //! - `linux.resources.devices`, `.hugepageLimits`, `.blockIO`, `.network`, `.rdma`, `.unified`, `.memory` but its limit:
 //!   CRI sends them for every container (later issue: update and systemd cgroups).
@@ -14,6 +13,7 @@ mod isolation;
 mod limits;
 mod mounts;
 mod paths;
+mod seccomp;
 
 use crate::bundle::Bundle;
 use crate::settings::{Settings, narrower};
@@ -23,6 +23,7 @@ use std::path::PathBuf;
 pub use invocation::Error as InvocationError;
 pub use isolation::Error as IsolationError;
 pub use mounts::Error as MountError;
+pub use seccomp::Error as SeccompError;
 
 /// Why the spec cannot be lowered.
 #[derive(Debug, thiserror::Error)]
