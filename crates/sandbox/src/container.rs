@@ -147,7 +147,10 @@ pub struct Confined {
 impl Confined {
     /// Reports that all is ready and waits for the order to start. A signal or a shim that hangs up ends the process.
     pub fn wait_for_start(&mut self) {
-        self.channel.report(&Report::Ready);
+        if self.channel.try_report(&Report::Ready).is_err() {
+            // Nobody would order it to start.
+            syscall::exit_now(1);
+        }
         loop {
             let mut fds = [self.signals.as_fd(), self.channel.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             match poll(&mut fds, PollTimeout::NONE) {
@@ -190,7 +193,7 @@ fn confine(plan: &RunPlan, rootfs: &Path, wake: impl Fn() + Send + Sync + 'stati
     let isolation = &plan.isolation;
     let step = |step| move |source| ConfineError::Step { step, source };
     // Built first: a filter is made with calls that it refuses.
-    let filters = seccomp::container()?;
+    let filters = seccomp::container(isolation.seccomp.as_ref())?;
     setsid().map_err(|errno| step("start a session")(errno.into()))?;
     name(plan);
     // Never the shim's own, which containerd protects. Lowering it takes CAP_SYS_RESOURCE, which a node in a container
@@ -206,6 +209,7 @@ fn confine(plan: &RunPlan, rootfs: &Path, wake: impl Fn() + Send + Sync + 'stati
     mounts::enter(rootfs, plan)?;
     identity::limit(&isolation.rlimits)?;
     identity::become_user(&isolation.user)?;
+    identity::bar_new_privileges()?;
     let signals = signals::install(wake).map_err(step("install signal handlers"))?;
     // Last: the steps above need calls that the filter refuses.
     filters.iter().try_for_each(seccomp::install)?;
