@@ -1,6 +1,7 @@
 //! The container process, from fork to the moment the guest may run.
 //! The order of the steps is the sandbox's security argument: see [`Inside::confine`].
 
+use crate::apparmor::{self, AppArmorError};
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::channel::ChildEnd;
 use crate::identity::{self, IdentityError};
@@ -14,7 +15,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::unistd::{sethostname, setsid};
-use plan::{ExitStatus, Failure, Report, RunPlan};
+use plan::{ExitStatus, Failure, Isolation, Report, RunPlan};
 use std::ffi::CString;
 use std::fs;
 use std::fs::File;
@@ -60,6 +61,8 @@ enum ConfineError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
+    AppArmor(#[from] AppArmorError),
+    #[error(transparent)]
     Seccomp(#[from] SeccompError),
     #[error("{step}")]
     Step {
@@ -67,6 +70,12 @@ enum ConfineError {
         #[source]
         source: io::Error,
     },
+}
+
+/// What the plan asks for and this node's kernel does not have, one line each.
+pub fn missing(isolation: &Isolation) -> Vec<String> {
+    let profile = isolation.apparmor.iter().filter(|_| !apparmor::is_enabled());
+    profile.map(|profile| format!("process.apparmorProfile {profile}: the node's kernel has no apparmor")).collect()
 }
 
 /// Forks the container process; `body` runs in it and ends it. See [`process::fork`] for what the caller must hold to.
@@ -206,9 +215,14 @@ fn confine(plan: &RunPlan, rootfs: &Path, wake: impl Fn() + Send + Sync + 'stati
     {
         sethostname(hostname).map_err(|errno| step("set the host name")(errno.into()))?;
     }
+    let apparmor = isolation.apparmor.as_deref().filter(|_| apparmor::is_enabled());
+    let apparmor = apparmor.map(apparmor::prepare).transpose()?;
     mounts::enter(rootfs, plan)?;
     identity::limit(&isolation.rlimits)?;
     identity::become_user(&isolation.user)?;
+    // After all that a profile may forbid, as if it came with an exec; before no_new_privs, under which a process that is
+    // confined itself, such as the shim of a node in a container, may change to fewer profiles.
+    apparmor.map_or(Ok(()), apparmor::Change::apply)?;
     identity::bar_new_privileges()?;
     let signals = signals::install(wake).map_err(step("install signal handlers"))?;
     // Last: the steps above need calls that the filter refuses.

@@ -12,7 +12,7 @@ use engine::Artifact;
 use plan::{ExitStatus, Failure, Report, RunPlan};
 use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, CgroupError};
-use sandbox::container::{Inside, Spawn, SpawnError, spawn};
+use sandbox::container::{Inside, Spawn, SpawnError, missing, spawn};
 use sandbox::rootfs::{self, RootfsError};
 use sandbox::stdio::{Stdio, StdioError};
 use sandbox::{Channel, ChannelError, Child, Record, RecordError};
@@ -121,7 +121,7 @@ async fn make(
         containerd: &tasks.containerd,
     })
     .await?;
-    for warning in &lowered.warnings {
+    for warning in lowered.warnings.iter().chain(&missing(&lowered.plan.isolation)) {
         tracing::warn!(id = request.id, warning, "the container differs from its spec");
     }
     let plan = Arc::new(lowered.plan);
