@@ -77,6 +77,8 @@ fn plain_bundle_becomes_a_plan() {
             rlimits: Vec::new(),
             cgroup: CgroupPath::Cgroupfs("/ns/id".to_owned()),
             oom_score_adj: None,
+            seccomp: None,
+            apparmor: None,
         },
         hooks: Hooks::default(),
         termination_file: None,

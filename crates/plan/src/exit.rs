@@ -8,6 +8,8 @@ const TRAP: u32 = 134;
 const OUT_OF_MEMORY: u32 = 137;
 /// Added to the number of a signal.
 const SIGNAL: u32 = 128;
+/// The exit code for a system call that seccomp ends the process for: what a process killed by SIGSYS shows.
+pub const FORBIDDEN_CALL: u32 = 159;
 
 /// How the container process ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,8 @@ pub enum ExitStatus {
         /// The cgroup's limit, bytes, where there is one.
         limit_bytes: Option<u64>,
     },
+    /// Seccomp killed or trapped a system call of its process.
+    ForbiddenCall,
 }
 
 /// What is told to containerd and to the user about an end.
@@ -62,10 +66,14 @@ impl ExitStatus {
                 (OUT_OF_MEMORY, Some(message), true)
             }
             ExitStatus::OomKilled { limit_bytes } => (OUT_OF_MEMORY, Some(memory_message(*limit_bytes)), true),
+            ExitStatus::ForbiddenCall => (FORBIDDEN_CALL, Some(FORBIDDEN_CALL_MESSAGE.to_owned()), false),
         };
         Termination { code, message, out_of_memory }
     }
 }
+
+const FORBIDDEN_CALL_MESSAGE: &str = "killed by seccomp for a system call that the container's profile kills or traps: \
+    allow it, or answer it with an errno; the kernel's log on the node has its number";
 
 fn memory_message(limit_bytes: Option<u64>) -> String {
     match limit_bytes {
@@ -111,5 +119,6 @@ mod tests {
         let refused = ExitStatus::MemoryLimit { limit_bytes: 64 << 20, reason: None };
         check(refused, 137, Some(line), true);
         check(ExitStatus::OomKilled { limit_bytes: Some(64 << 20) }, 137, Some(line), true);
+        check(ExitStatus::ForbiddenCall, 159, Some(FORBIDDEN_CALL_MESSAGE), false);
     }
 }

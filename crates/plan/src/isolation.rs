@@ -1,5 +1,6 @@
 //! What separates the container process from the node.
 
+use crate::SeccompProfile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,6 +28,10 @@ pub struct Isolation {
     pub cgroup: CgroupPath,
     /// `oom_score_adj`, -1000 to 1000.
     pub oom_score_adj: Option<i32>,
+    /// The spec's own filter of system calls, beside ours.
+    pub seccomp: Option<SeccompProfile>,
+    /// The AppArmor profile to run under, where the node's kernel has AppArmor.
+    pub apparmor: Option<String>,
 }
 
 /// Where the container's control group is, and who makes it.

@@ -10,13 +10,14 @@ mod isolation;
 mod limits;
 mod mounts;
 mod report;
+mod seccomp;
 mod source;
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 pub use cache::{CacheSettings, CompileBounds};
-pub use exit::{ExitStatus, Size, Termination};
+pub use exit::{ExitStatus, FORBIDDEN_CALL, Size, Termination};
 pub use hooks::{Hook, HookState, Hooks};
 pub use isolation::{
     CgroupPath, IdMappings, IdRange, Isolation, Namespace, NamespaceKind, Rlimit, User, UserNamespace, mapped,
@@ -24,6 +25,7 @@ pub use isolation::{
 pub use limits::{Bound, Cpu, Io, Limits, Memory, Throttle, ThrottleKind};
 pub use mounts::{Mount, MountFlags, MountSource, RootAccess};
 pub use report::{Failure, Report, one_line, printable, printable_line};
+pub use seccomp::{SeccompAction, SeccompCondition, SeccompFlag, SeccompProfile, SeccompRule, SeccompTest};
 pub use source::{Digest, DigestError, FileIdentity, Origin, Source};
 
 /// What one container runs, with which rights, within which bounds.

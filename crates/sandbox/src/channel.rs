@@ -81,9 +81,14 @@ impl ChildEnd {
 
     /// Tells the shim. A shim that is gone cannot be told; the kernel ends this process then (`PR_SET_PDEATHSIG`).
     pub fn report(&mut self, report: &Report) {
+        let _ = self.try_report(report);
+    }
+
+    /// Tells the shim, unless it is gone or the container's seccomp profile forbids to.
+    pub(crate) fn try_report(&mut self, report: &Report) -> io::Result<()> {
         let mut line = serde_json::to_vec(report).expect("a report has no map with keys other than strings");
         line.push(b'\n');
-        let _ = self.0.write_all(&line);
+        self.0.write_all(&line)
     }
 
     /// Says why this process gives up, and ends it.

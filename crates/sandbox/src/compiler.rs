@@ -62,7 +62,7 @@ fn confine(bounds: CompileBounds) -> Result<(), Box<dyn std::error::Error>> {
     syscall::set_rlimit(libc::RLIMIT_AS as i32, bounds.memory_bytes, bounds.memory_bytes)?;
     syscall::set_rlimit(libc::RLIMIT_CORE as i32, 0, 0)?;
     identity::become_user(&NOBODY)?;
-    // The second refuses to install any more.
+    identity::bar_new_privileges()?;
     filters.iter().try_for_each(seccomp::install)?;
     Ok(())
 }

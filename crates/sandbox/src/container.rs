@@ -1,6 +1,7 @@
 //! The container process, from fork to the moment the guest may run.
 //! The order of the steps is the sandbox's security argument: see [`Inside::confine`].
 
+use crate::apparmor::{self, AppArmorError};
 use crate::cgroup::{Cgroup, CgroupError, MemoryLimit};
 use crate::channel::ChildEnd;
 use crate::identity::{self, IdentityError};
@@ -15,7 +16,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::unistd::{sethostname, setsid};
-use plan::{ExitStatus, Failure, Report, RunPlan};
+use plan::{ExitStatus, Failure, Isolation, Report, RunPlan};
 use std::ffi::CString;
 use std::fs;
 use std::fs::File;
@@ -66,6 +67,8 @@ enum ConfineError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
+    AppArmor(#[from] AppArmorError),
+    #[error(transparent)]
     Seccomp(#[from] SeccompError),
     #[error("{step}")]
     Step {
@@ -73,6 +76,12 @@ enum ConfineError {
         #[source]
         source: io::Error,
     },
+}
+
+/// What the plan asks for and this node's kernel does not have, one line each.
+pub fn missing(isolation: &Isolation) -> Vec<String> {
+    let profile = isolation.apparmor.iter().filter(|_| !apparmor::is_enabled());
+    profile.map(|profile| format!("process.apparmorProfile {profile}: the node's kernel has no apparmor")).collect()
 }
 
 /// Forks the container process; `body` runs in it and ends it. See [`process::fork`] for what the caller must hold to.
@@ -178,7 +187,10 @@ pub struct Confined {
 impl Confined {
     /// Reports that all is ready and waits for the order to start. A signal or a shim that hangs up ends the process.
     pub fn wait_for_start(&mut self) {
-        self.channel.report(&Report::Ready);
+        if self.channel.try_report(&Report::Ready).is_err() {
+            // Nobody would order it to start.
+            syscall::exit_now(1);
+        }
         loop {
             let mut fds = [self.signals.as_fd(), self.channel.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             match poll(&mut fds, PollTimeout::NONE) {
@@ -227,7 +239,7 @@ fn confine(
     let isolation = &plan.isolation;
     let step = |step| move |source| ConfineError::Step { step, source };
     // Built first: a filter is made with calls that it refuses.
-    let filters = seccomp::container()?;
+    let filters = seccomp::container(isolation.seccomp.as_ref())?;
     setsid().map_err(|errno| step("start a session")(errno.into()))?;
     name(plan);
     // Never the shim's own, which containerd protects. Lowering it takes CAP_SYS_RESOURCE, which a node in a container
@@ -240,6 +252,8 @@ fn confine(
     {
         sethostname(hostname).map_err(|errno| step("set the host name")(errno.into()))?;
     }
+    let apparmor = isolation.apparmor.as_deref().filter(|_| apparmor::is_enabled());
+    let apparmor = apparmor.map(apparmor::prepare).transpose()?;
     namespaces::set_sysctls(isolation)?;
     mounts::put_together(rootfs, plan, users.of_mounts())?;
     if plan.hooks.at_creation() {
@@ -249,6 +263,10 @@ fn confine(
     identity::limit(&isolation.rlimits)?;
     users.enter()?;
     identity::become_user(&isolation.user)?;
+    // After all that a profile may forbid, as if it came with an exec; before no_new_privs, under which a process that is
+    // confined itself, such as the shim of a node in a container, may change to fewer profiles.
+    apparmor.map_or(Ok(()), apparmor::Change::apply)?;
+    identity::bar_new_privileges()?;
     let signals = signals::install(wake).map_err(step("install signal handlers"))?;
     // Last: the steps above need calls that the filter refuses.
     filters.iter().try_for_each(seccomp::install)?;

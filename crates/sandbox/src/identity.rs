@@ -59,9 +59,8 @@ pub(crate) fn limit(rlimits: &[Rlimit]) -> Result<(), IdentityError> {
     Ok(())
 }
 
-/// Becomes `user` for good, without capabilities and without a way to gain any.
+/// Becomes `user` for good, without capabilities.
 pub(crate) fn become_user(user: &User) -> Result<(), IdentityError> {
-    let attribute = |errno: nix::errno::Errno| IdentityError::Attribute(errno.into());
     capabilities::drop_all()?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
@@ -70,11 +69,15 @@ pub(crate) fn become_user(user: &User) -> Result<(), IdentityError> {
         .and_then(|()| setresuid(uid, uid, uid))
         .map_err(|errno| IdentityError::Become { uid: user.uid, gid: user.gid, source: errno.into() })?;
     capabilities::drop_effective()?;
-    prctl::set_no_new_privs().map_err(attribute)?;
     if let Some(mask) = user.umask {
         umask(Mode::from_bits_truncate(mask));
     }
     process::die_with_parent().map_err(IdentityError::Attribute)
+}
+
+/// Closes every way to new privileges.
+pub(crate) fn bar_new_privileges() -> Result<(), IdentityError> {
+    prctl::set_no_new_privs().map_err(|errno| IdentityError::Attribute(errno.into()))
 }
 
 fn number(resource: &str) -> Option<i32> {

@@ -1,6 +1,7 @@
 //! Linux around a guest: namespaces, cgroups, mounts, identity, seccomp, stdio, and the processes themselves.
 //! It knows neither wasm nor containerd: it is given a plan and a body to run inside.
 
+mod apparmor;
 mod capabilities;
 pub mod cgroup;
 pub mod channel;

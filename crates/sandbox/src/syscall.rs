@@ -159,6 +159,15 @@ fn mount_setattr(mount: BorrowedFd<'_>, at_flags: i32, attr: libc::mount_attr) -
     Errno::result(result).map(drop)
 }
 
+/// Installs a seccomp filter on this thread (seccomp(2)).
+pub(crate) fn seccomp_filter(program: &[libc::sock_filter], flags: libc::c_ulong) -> Result<(), Errno> {
+    let length = program.len().try_into().map_err(|_| Errno::EINVAL)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel copies the program, whose length is right, and writes to neither structure.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    Errno::result(result).map(drop)
+}
+
 /// Sets a resource limit of this process.
 pub(crate) fn set_rlimit(resource: i32, soft: u64, hard: u64) -> Result<(), Errno> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };

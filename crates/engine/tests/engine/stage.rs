@@ -227,6 +227,8 @@ pub(crate) fn plan() -> RunPlan {
             rlimits: Vec::new(),
             cgroup: CgroupPath::Cgroupfs("/test".into()),
             oom_score_adj: None,
+            seccomp: None,
+            apparmor: None,
         },
         hooks: Hooks::default(),
         termination_file: None,

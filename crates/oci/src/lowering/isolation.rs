@@ -2,6 +2,7 @@
 //! It must not know system calls.
 
 use super::paths::clean;
+use super::seccomp;
 use super::sysctls::{self, Error as SysctlError};
 use super::user_namespace::{self, Error as UserNamespaceError};
 use crate::bundle::Bundle;
@@ -43,6 +44,12 @@ pub enum Error {
     /// Over the whole hierarchy, or not UTF-8.
     #[error("cgroup path {0:?} names no cgroup: use a path such as /namespace/id")]
     Cgroup(PathBuf),
+    /// The seccomp profile.
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::Error),
+    /// The kernel takes the name as one line of text.
+    #[error("apparmor profile {0:?} has a control character: use the name that aa-status shows")]
+    AppArmor(String),
     /// Out of the kernel's range.
     #[error("oom score adjustment {0} is out of range: use -1000 to 1000")]
     OomScore(i32),
@@ -81,6 +88,8 @@ pub(super) fn lower(
         rlimits: rlimits(&bundle.process)?,
         cgroup: cgroup(bundle.linux.cgroups_path().as_deref(), namespace, id)?,
         oom_score_adj: oom_score_adj(&bundle.process)?,
+        seccomp: bundle.linux.seccomp().as_ref().map(seccomp::lower).transpose()?,
+        apparmor: apparmor(&bundle.process)?,
     })
 }
 
@@ -151,6 +160,15 @@ fn oom_score_adj(process: &Process) -> Result<Option<i32>, Error> {
     match process.oom_score_adj() {
         Some(score) if !(-1000..=1000).contains(&score) => Err(Error::OomScore(score)),
         score => Ok(score),
+    }
+}
+
+/// The profile to change to. Whether the kernel has AppArmor is not known here.
+fn apparmor(process: &Process) -> Result<Option<String>, Error> {
+    let profile = process.apparmor_profile().as_deref().filter(|name| !name.is_empty() && *name != "unconfined");
+    match profile {
+        Some(name) if name.contains(char::is_control) => Err(Error::AppArmor(name.to_owned())),
+        profile => Ok(profile.map(str::to_owned)),
     }
 }
 

@@ -38,6 +38,8 @@ fn plain() -> Isolation {
         rlimits: Vec::new(),
         cgroup: CgroupPath::Cgroupfs("/ns/id".to_owned()),
         oom_score_adj: None,
+        seccomp: None,
+        apparmor: None,
     }
 }
 
@@ -63,6 +65,21 @@ fn user_limits_and_score_are_taken() {
         json!({"rlimits": [{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}]}),
         json!({}),
         Err("RLIMIT_CORE has the soft limit 2 above the hard limit 1: lower the soft one"),
+    );
+}
+
+#[test]
+fn apparmor_profile_is_named_or_none() {
+    for (name, wanted) in
+        [("cri-containerd.apparmor.d", Some("cri-containerd.apparmor.d")), ("unconfined", None), ("", None)]
+    {
+        let wanted = Isolation { apparmor: wanted.map(str::to_owned), ..plain() };
+        check(json!({ "apparmorProfile": name }), json!({}), Ok(wanted));
+    }
+    check(
+        json!({"apparmorProfile": "a\nb"}),
+        json!({}),
+        Err("apparmor profile \"a\\nb\" has a control character: use the name that aa-status shows"),
     );
 }
 

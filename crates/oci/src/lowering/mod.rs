@@ -3,8 +3,7 @@
 //! less than it in any case:
 //! - `process.capabilities`: all are dropped;
 //! - `process.noNewPrivileges`: always on;
-//! - `linux.seccomp`: our own filter is tighter than CRI's default profile (a custom profile: a later issue);
-//! - `process.apparmorProfile`, `process.selinuxLabel`, `linux.mountLabel`: the guest reaches no system call directly;
+//! - `process.selinuxLabel`, `linux.mountLabel`: the guest reaches no system call directly;
 //! - `linux.maskedPaths`, `linux.readonlyPaths`: they lie in `/proc` and `/sys`, which are not mounted;
 //! - some of `linux.resources`: see `limits`.
 
@@ -14,6 +13,7 @@ mod isolation;
 mod limits;
 mod mounts;
 mod paths;
+mod seccomp;
 mod sysctls;
 mod user_namespace;
 
@@ -28,6 +28,7 @@ pub use invocation::Error as InvocationError;
 pub use isolation::Error as IsolationError;
 pub use limits::Error as LimitError;
 pub use mounts::Error as MountError;
+pub use seccomp::Error as SeccompError;
 pub use sysctls::Error as SysctlError;
 pub use user_namespace::Error as UserNamespaceError;
 

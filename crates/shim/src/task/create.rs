@@ -12,10 +12,10 @@ use crate::log;
 use crate::spawner::SpawnerError;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use engine::Artifact;
-use plan::{Failure, Report, RunPlan};
+use plan::{ExitStatus, Failure, Report, RunPlan};
 use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, CgroupError};
-use sandbox::container::{Inside, Spawn, SpawnError, spawn};
+use sandbox::container::{Inside, Spawn, SpawnError, missing, spawn};
 use sandbox::rootfs::{self, RootfsError};
 use sandbox::stdio::Stdio;
 use sandbox::{Channel, ChannelError, Child, Record, RecordError};
@@ -51,8 +51,13 @@ pub(crate) enum CreateError {
     Limit(#[from] LimitError),
     #[error(transparent)]
     Hooks(#[from] HooksError),
-    #[error("the container process ended before it was ready: its memory limit may be too low for it")]
+    #[error(
+        "the container process ended before it was ready: its memory limit may be too low for it, or its seccomp profile too strict"
+    )]
     Died,
+    /// By seccomp.
+    #[error("the container process ended before it was ready: {0}")]
+    Killed(String),
     #[error("restoring from checkpoint {0} is not built: delete the checkpoint option")]
     Checkpoint(String),
     #[error("deleted while it was being created")]
@@ -128,7 +133,7 @@ async fn make(
         containerd: &tasks.containerd,
     })
     .await?;
-    for warning in &lowered.warnings {
+    for warning in lowered.warnings.iter().chain(&missing(&lowered.plan.isolation)) {
         tracing::warn!(id = request.id, warning, "the container differs from its spec");
     }
     let plan = Arc::new(lowered.plan);
@@ -234,11 +239,22 @@ async fn confined(
         Ok(Some(Report::Ready)) => return Ok((child, channel)),
         Ok(Some(Report::Failed(Failure::StaleArtifact(reason)))) => Confining::Stale(reason),
         Ok(Some(Report::Failed(Failure::Message(line)))) => Confining::Failed(CreateError::Refused(line)),
-        Ok(_) => Confining::Failed(CreateError::Died),
+        Ok(_) => return Err(Confining::Failed(died(&child).await)),
         Err(error) => error.into(),
     };
     child.end().await;
     Err(failed)
+}
+
+/// Why a process is gone that said nothing.
+async fn died(child: &Child) -> CreateError {
+    child.kill();
+    match child.wait().await.map(watch::without_word) {
+        Ok(ExitStatus::ForbiddenCall) => {
+            CreateError::Killed(ExitStatus::ForbiddenCall.termination().message.unwrap_or_default())
+        }
+        Ok(_) | Err(_) => CreateError::Died,
+    }
 }
 
 /// The life of the container process.

@@ -6,7 +6,7 @@ use super::{Task, exit_now, locked};
 use crate::events::Publisher;
 use crate::wire::timestamp;
 use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
-use plan::{ExitStatus, Report, RunPlan, Termination};
+use plan::{ExitStatus, FORBIDDEN_CALL, Report, RunPlan, Termination};
 use protobuf::MessageField;
 use sandbox::Ended;
 use sandbox::cgroup::Cgroup;
@@ -94,7 +94,17 @@ fn unsaid(ended: Ended, cgroup: Option<&Cgroup>, plan: &RunPlan) -> ExitStatus {
             // A cgroup of systemd may be gone by now.
             ExitStatus::OomKilled { limit_bytes: limit_bytes.or(plan.limits.memory.limit_bytes()) }
         }
+        ended => without_word(ended),
+    }
+}
+
+/// The end of a process that did not say how it ends.
+pub(super) fn without_word(ended: Ended) -> ExitStatus {
+    match ended {
+        Ended::Signal(libc::SIGSYS) => ExitStatus::ForbiddenCall,
         Ended::Signal(signal) => ExitStatus::Signal(signal),
+        // As the sandbox leaves a process whose call was trapped.
+        Ended::Code(code) if code.cast_unsigned() == FORBIDDEN_CALL => ExitStatus::ForbiddenCall,
         Ended::Code(code) => ExitStatus::Code(code.to_le_bytes()[0]),
     }
 }

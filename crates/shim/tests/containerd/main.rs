@@ -14,6 +14,7 @@ mod loggers;
 mod memory;
 mod mounts;
 mod output;
+mod profiles;
 mod refusals;
 mod resources;
 mod signals;
@@ -40,6 +41,8 @@ fn main() -> ExitCode {
         .on(&current, lifecycle::CASES)
         .on(&current, group::CASES)
         .on(&current, confinement::CASES)
+        .on(&current, profiles::CASES)
+        .on(&current, profiles::apparmor_cases())
         .on(&current, cache::CASES)
         .on(&current, refusals::CASES)
         .on(&[Version::V1_7], cases![refusals::a_config_that_is_no_spec])
