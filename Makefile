@@ -7,10 +7,10 @@ SHIM := $(TARGET_DIR)/containerd-shim-wasm-v1
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint install deps clean
+.PHONY: help build demo test test-vm lint install deps clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 build: ## Build the static release binary and check that it is static
 	@test/deps.sh build
@@ -25,6 +25,10 @@ demo: build ## Run sample images on a private containerd: output, exit code, vol
 test: lint build ## Check format and lints, then run all tests, unit and on real containerds (root)
 	test/containerd.sh
 	cargo test --release --locked --workspace
+
+test-vm: ## Run the integration tests in a VM with cgroup v2, systemd and AppArmor (root, amd64)
+	@test/deps.sh vm
+	test/vm.sh $(ARGS)
 
 lint: deps ## Check format and lints
 	cargo fmt --all --check
