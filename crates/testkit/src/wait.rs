@@ -20,7 +20,7 @@ pub fn scaled(usual: Duration) -> Duration {
     usual * *FACTOR
 }
 
-/// Between two looks.
+/// Between two looks. Looking costs time too, so it is scaled like what is waited for.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Looks until `look` gives a value; after [`patience`] fails and says what was waited for.
@@ -38,6 +38,6 @@ pub fn until_within<T>(patience: Duration, what: &str, mut look: impl FnMut() ->
         if Instant::now() > deadline {
             bail!("waited {} s in vain: {what}", patience.as_secs());
         }
-        thread::sleep(PAUSE);
+        thread::sleep(scaled(PAUSE));
     }
 }
