@@ -187,7 +187,13 @@ fn a_cgroup_of_another_container_is_refused(node: &Namespace) -> Result<()> {
     let draft = node.task(&image).spec(|spec| spec["linux"]["cgroupsPath"] = json!(path));
     draft.refused(&[&format!("{path} exists already"), "a cgroup of its own"])?;
     // Nor is one shared that is below another's, or above.
-    let below = node.task(&image).spec(|spec| spec["linux"]["cgroupsPath"] = json!(format!("{path}/kid"))).create()?;
+    let below = node.task(&image).spec(|spec| spec["linux"]["cgroupsPath"] = json!(format!("{path}/kid")));
+    if Feature::CgroupV2.is_here() {
+        // The kernel gives no limits to what is below a cgroup with processes in it (cgroup-v2, "no internal process").
+        below.refused(&[&format!("{path}/cgroup.subtree_control"), "busy"])?;
+        return task.remove();
+    }
+    let below = below.create()?;
     ensure!(task.api.state(&task.id)?.status == "RUNNING", "the other container was ended");
     task.kill(9)?;
     task.wait()?;
