@@ -23,13 +23,7 @@ fail() {
 	exit 1
 }
 
-# The Debian mirror of this machine's own apt sources, in either of the two formats.
-debian_mirror() {
-	{
-		cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | sed -n 's/^deb  *\(\[[^]]*\]\)\{0,1\} *\([^ ]*\) .*/\2/p'
-		cat /etc/apt/sources.list.d/*.sources 2>/dev/null | sed -n 's/^URIs: *\([^ ]*\).*/\1/p'
-	} | grep -E '/debian/?$' | head -n 1
-}
+. "$(dirname "$0")/mirror.sh"
 
 # Downloads a package of another suite with an apt of its own, so that the machine's sources stay as they are.
 debian_package() { # SUITE DIR

@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
 # Installs what building, testing and the demo need beyond the Rust toolchain, on Debian 12 and Ubuntu.
-# Usage: test/deps.sh build|demo|test   (each includes those before it; default: test)
+# Usage: test/deps.sh build|demo|test|vm   (each includes those before it; default: test)
 # Idempotent; installs only what is absent.
 set -euo pipefail
 
 build=(gcc libc6-dev make protobuf-compiler file binutils bsdextrautils)
 demo=(clang lld wasi-libc util-linux)
 tests=(busybox-static runc)
+vm=(qemu-system-x86 debootstrap debian-archive-keyring e2fsprogs)
 
 set=${1:-test}
 case $set in
 build) wanted=("${build[@]}") ;;
 demo) wanted=("${build[@]}" "${demo[@]}") ;;
 test) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}") ;;
+vm) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}" "${vm[@]}") ;;
 *)
-	echo "deps.sh: unknown set '$set': expected build, demo or test" >&2
+	echo "deps.sh: unknown set '$set': expected build, demo, test or vm" >&2
 	exit 2
 	;;
 esac
@@ -27,7 +29,8 @@ fi
 if ! command -v apt-get >/dev/null; then
 	tools=(cc make protoc file readelf)
 	[ "$set" = build ] || tools+=(clang wasm-ld setpriv)
-	[ "$set" != test ] || tools+=(busybox runc go)
+	case $set in test | vm) tools+=(busybox runc go) ;; esac
+	[ "$set" != vm ] || tools+=(qemu-system-x86_64 debootstrap mke2fs debugfs)
 	for tool in "${tools[@]}"; do
 		command -v "$tool" >/dev/null && continue
 		echo "deps.sh: $tool is missing, and there is no apt-get: install the equivalents of: ${wanted[*]}" >&2
@@ -65,7 +68,10 @@ if [ ${#missing[@]} -gt 0 ]; then
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
 fi
 
-if [ "$set" = test ] && ! command -v go >/dev/null; then
+case $set in
+test | vm)
+	command -v go >/dev/null && exit 0
 	echo "deps.sh: go is missing: install Go 1.25 or newer (it builds containerd 2.4 and the Go guest)" >&2
 	exit 1
-fi
+	;;
+esac

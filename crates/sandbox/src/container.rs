@@ -78,6 +78,14 @@ enum ConfineError {
     },
 }
 
+/// The line for the log if the kernel did not give the container process the score of its spec: lowering one takes
+/// CAP_SYS_RESOURCE, which a node in a container lacks. The container runs all the same.
+pub fn refused_score(isolation: &Isolation, pid: u32) -> Option<String> {
+    let wanted = isolation.oom_score_adj?;
+    let has: i32 = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?.trim().parse().ok()?;
+    (has != wanted).then(|| format!("oom score adjustment {wanted} was refused by the kernel: it is {has}"))
+}
+
 /// What the plan asks for and this node's kernel does not have, one line each.
 pub fn missing(isolation: &Isolation) -> Vec<String> {
     let profile = isolation.apparmor.iter().filter(|_| !apparmor::is_enabled());
@@ -242,8 +250,7 @@ fn confine(
     let filters = seccomp::container(isolation.seccomp.as_ref())?;
     setsid().map_err(|errno| step("start a session")(errno.into()))?;
     name(plan);
-    // Never the shim's own, which containerd protects. Lowering it takes CAP_SYS_RESOURCE, which a node in a container
-    // lacks. The container runs all the same.
+    // Never the shim's own, which containerd protects. A refusal is told by `refused_score`.
     let _ = fs::write("/proc/self/oom_score_adj", isolation.oom_score_adj.unwrap_or(0).to_string());
     namespaces::join(isolation)?;
     namespaces::make_cgroup_namespace(isolation).map_err(step("make a cgroup namespace"))?;

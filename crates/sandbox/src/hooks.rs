@@ -157,7 +157,8 @@ fn become_hook(
         None => std::env::set_current_dir(&told.bundle)?,
     }
     if let Place::ContainerUser(user) = place {
-        identity::become_user(user).map_err(|error| io::Error::other(plan::one_line(&error)))?;
+        let become_user = identity::become_user(user).and_then(|()| identity::bar_new_privileges());
+        become_user.map_err(|error| io::Error::other(plan::one_line(&error)))?;
     }
     let words = |words: &[String]| words.iter().map(|word| CString::new(word.as_str())).collect::<Result<Vec<_>, _>>();
     let path = CString::new(hook.path.as_os_str().as_encoded_bytes())?;

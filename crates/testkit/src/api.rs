@@ -75,7 +75,7 @@ impl Api {
         let socket = containerd.socket();
         let channel = runtime.block_on(containerd_client::connect(&socket))?;
         let operator_file = containerd.operator_file();
-        let patience = wait::PATIENCE;
+        let patience = wait::patience();
         Ok(Api { runtime, channel, socket, namespace: namespace.to_owned(), operator_file, patience })
     }
 

@@ -195,7 +195,7 @@ impl Containerd {
         let look = || leftovers::find(&self.dir, &config::state(&self.dir), &namespaces, &self.before, whose);
         self.end(Signal::SIGTERM);
         // The shim of the last container leaves a moment after it.
-        let gone = wait::until_within(LEAVING, "nothing is left", || Ok(look().is_empty().then_some(())));
+        let gone = wait::until_within(wait::scaled(LEAVING), "nothing is left", || Ok(look().is_empty().then_some(())));
         let left = if gone.is_ok() { Vec::new() } else { look() };
         let log = self.log_tail(0);
         leftovers::remove(&self.dir, &namespaces)?;

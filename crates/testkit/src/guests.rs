@@ -17,6 +17,9 @@ use wasi_preview1_component_adapter_provider::{
 
 pub use generate::{Work, compile_bomb, importing, many_functions, padded};
 
+/// What no host offers, or what is no program, cannot become a component.
+const NO_COMPONENT: [&str; 3] = ["p1_unknown_import.wat", "p1_no_start.wat", "p1_reactor.wat"];
+
 /// Where the sources are.
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("guests")
@@ -32,8 +35,31 @@ pub fn all() -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Builds all guests into a folder, for a machine without toolchains whose `WASM_TEST_GUESTS` names a copy of it.
+pub fn build_into(target: &Path) -> Result<()> {
+    for file in all()? {
+        fs::write(target.join(format!("{file}.wasm")), module(&file)?)?;
+        if !NO_COMPONENT.contains(&file.as_str()) {
+            fs::write(target.join(format!("{file}.component.wasm")), component(&file)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// What another machine has built, if this one has no toolchains.
+fn built(name: &str) -> Result<Option<Vec<u8>>> {
+    let Some(folder) = std::env::var_os("WASM_TEST_GUESTS").map(PathBuf::from) else {
+        return Ok(None);
+    };
+    let path = folder.join(name);
+    fs::read(&path).map(Some).with_context(|| format!("read guest {}", path.display()))
+}
+
 /// The guest as a core module.
 pub fn module(file: &str) -> Result<Vec<u8>> {
+    if let Some(wasm) = built(&format!("{file}.wasm"))? {
+        return Ok(wasm);
+    }
     let path = folder().join(file);
     let source = fs::read(&path).with_context(|| format!("read guest {}", path.display()))?;
     let (_, extension) = file.rsplit_once('.').context("a guest with an extension")?;
@@ -47,6 +73,9 @@ pub fn module(file: &str) -> Result<Vec<u8>> {
 
 /// The guest as a `wasi:cli` component.
 pub fn component(file: &str) -> Result<Vec<u8>> {
+    if let Some(wasm) = built(&format!("{file}.component.wasm"))? {
+        return Ok(wasm);
+    }
     let module = module(file)?;
     let key = store::key(&[b"component", &module, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER]);
     store::cached("guests", &format!("{key}.wasm"), |output| {
@@ -74,8 +103,7 @@ mod tests {
         for file in all().unwrap() {
             let wasm = module(&file).unwrap();
             assert_eq!(wasm[..8], *b"\0asm\x01\0\0\0", "{file}");
-            // What no host offers, or what is no program, cannot become a component either.
-            if ["p1_unknown_import.wat", "p1_no_start.wat", "p1_reactor.wat"].contains(&file.as_str()) {
+            if NO_COMPONENT.contains(&file.as_str()) {
                 continue;
             }
             let wasm = component(&file).unwrap();

@@ -3,6 +3,17 @@
 //!
 //! A test binary (`harness = false`) hands its cases to [`Suite`], which runs each of them on each version of
 //! containerd in a [`Namespace`] of its own, and closes with a case per version that looks for leftovers.
+//!
+//! A test binary may run on another machine than the one that built it (`test/vm.sh`). The environment tells it where
+//! things are there:
+//!
+//! | variable | what it names |
+//! |---|---|
+//! | `WASM_TEST_SHIM` | the shim under test, instead of the one built beside the test ([`Suite::new`]) |
+//! | `WASM_TEST_GUESTS` | a folder of built guests, since there is no toolchain ([`guests`]) |
+//! | `WASM_TEST_PATIENCE` | how many times longer than usual things may take ([`wait`]) |
+//! | `WASM_TEST_NODE` | what the node must have ([`node`]) |
+//! | `XDG_CACHE_HOME` | the cache with the versions of containerd ([`store`]) |
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +26,7 @@ pub mod guests;
 pub mod image;
 pub mod leftovers;
 pub mod namespace;
+pub mod node;
 pub mod process;
 pub mod run;
 pub mod spec;

@@ -30,11 +30,6 @@ pub fn status(pid: i32) -> Result<BTreeMap<String, String>> {
     Ok(text.lines().filter_map(split).collect())
 }
 
-/// Whether this node has one hierarchy of cgroups for all controllers: version 2.
-pub fn unified_cgroups() -> bool {
-    Path::new(CGROUPS).join("cgroup.controllers").exists()
-}
-
 /// Where every distribution mounts cgroups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 

@@ -58,7 +58,7 @@ pub struct Stdin {
     pub may_close: Box<dyn FnMut() -> bool + Send>,
 }
 
-/// Runs a command to its end, with `stdin` written to it, and kills it after [`wait::PATIENCE`].
+/// Runs a command to its end, with `stdin` written to it, and kills it after [`wait::patience`].
 pub fn finish(mut command: Command, stdin: Option<Stdin>) -> Result<Output> {
     let shown = format!("{command:?}");
     let input = if stdin.is_some() { Stdio::piped() } else { Stdio::null() };

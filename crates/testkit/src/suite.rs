@@ -3,6 +3,7 @@
 //! One containerd per version serves all cases of a test binary. libtest has no end of a run to hook, which is why
 //! such binaries have `harness = false` and call [`Suite::run`] from `main`.
 
+use crate::node::{self, Feature};
 use crate::{Containerd, Namespace, Version};
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -36,9 +37,10 @@ struct Node {
 }
 
 impl Suite {
-    /// For this binary of the shim.
+    /// For this binary of the shim, unless the environment names another.
     pub fn new(shim: impl AsRef<Path>) -> Self {
-        Suite { shim: shim.as_ref().to_owned(), cases: Vec::new() }
+        let elsewhere = std::env::var_os("WASM_TEST_SHIM").map(PathBuf::from);
+        Suite { shim: elsewhere.unwrap_or_else(|| shim.as_ref().to_owned()), cases: Vec::new() }
     }
 
     /// Adds cases that run on each of the versions.
@@ -50,9 +52,18 @@ impl Suite {
         self
     }
 
+    /// As [`Suite::on`], where the node has the feature.
+    pub fn on_nodes_with(self, feature: Feature, versions: &[Version], cases: &[(&'static str, Case)]) -> Self {
+        if feature.is_here() { self.on(versions, cases) } else { self }
+    }
+
     /// Runs what the command line selects; it takes the arguments that every test binary takes.
     pub fn run(self) -> ExitCode {
         let arguments = Arguments::from_args();
+        if let Err(error) = node::check() {
+            eprintln!("{error:#}");
+            return ExitCode::FAILURE;
+        }
         let mut nodes: Vec<Arc<Node>> = Vec::new();
         let mut trials = Vec::new();
         for (version, name, case) in self.cases {

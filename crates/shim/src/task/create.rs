@@ -15,7 +15,7 @@ use engine::Artifact;
 use plan::{ExitStatus, Failure, Report, RunPlan};
 use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, CgroupError};
-use sandbox::container::{Inside, Spawn, SpawnError, missing, spawn};
+use sandbox::container::{Inside, Spawn, SpawnError, missing, refused_score, spawn};
 use sandbox::rootfs::{self, RootfsError};
 use sandbox::stdio::Stdio;
 use sandbox::{Channel, ChannelError, Child, Record, RecordError};
@@ -236,7 +236,10 @@ async fn confined(
         report = channel.reports.next().await;
     }
     let failed = match report {
-        Ok(Some(Report::Ready)) => return Ok((child, channel)),
+        Ok(Some(Report::Ready)) => {
+            limits::note(&plan.id, refused_score(&plan.isolation, child.pid()).as_slice());
+            return Ok((child, channel));
+        }
         Ok(Some(Report::Failed(Failure::StaleArtifact(reason)))) => Confining::Stale(reason),
         Ok(Some(Report::Failed(Failure::Message(line)))) => Confining::Failed(CreateError::Refused(line)),
         Ok(_) => return Err(Confining::Failed(died(&child).await)),

@@ -5,6 +5,7 @@ use crate::output::{component_image_of, image_of};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::fs;
+use testkit::node::{self, Feature};
 use testkit::task::Task;
 use testkit::{Namespace, cases, process};
 
@@ -153,8 +154,7 @@ fn limits_of_the_cgroup_are_set(node: &Namespace) -> Result<()> {
     })?;
     let groups = fs::read_to_string(format!("/proc/{}/cgroup", task.pid))?;
     let own = format!("/{}/{}", node.name(), task.id);
-    let unified = fs::metadata("/sys/fs/cgroup/cgroup.controllers").is_ok();
-    let expected: &[(&str, &str, &str)] = if unified {
+    let expected: &[(&str, &str, &str)] = if Feature::CgroupV2.is_here() {
         &[
             ("", "memory.max", "67108864"),
             ("", "cpu.max", "50000 100000"),
@@ -177,9 +177,9 @@ fn limits_of_the_cgroup_are_set(node: &Namespace) -> Result<()> {
                 .is_some_and(|(names, path)| names.split(',').any(|name| name == *controller) && path == own)
         });
         ensure!(mine.is_some(), "not in its cgroup of {controller:?}: {groups}");
-        let path = format!("/sys/fs/cgroup/{controller}{own}/{file}");
-        let has = fs::read_to_string(&path).with_context(|| path.clone())?;
-        ensure!(has.trim() == *value, "{path}: {has}");
+        let path = node::cgroup(controller, &own).join(file);
+        let has = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        ensure!(has.trim() == *value, "{}: {has}", path.display());
     }
     task.remove()
 }
@@ -191,7 +191,13 @@ fn a_cgroup_of_another_container_is_refused(node: &Namespace) -> Result<()> {
     let draft = node.task(&image).spec(|spec| spec["linux"]["cgroupsPath"] = json!(path));
     draft.refused(&[&format!("{path} exists already"), "a cgroup of its own"])?;
     // Nor is one shared that is below another's, or above.
-    let below = node.task(&image).spec(|spec| spec["linux"]["cgroupsPath"] = json!(format!("{path}/kid"))).create()?;
+    let below = node.task(&image).spec(|spec| spec["linux"]["cgroupsPath"] = json!(format!("{path}/kid")));
+    if Feature::CgroupV2.is_here() {
+        // The kernel gives no limits to what is below a cgroup with processes in it (cgroup-v2, "no internal process").
+        below.refused(&[&format!("{path}/cgroup.subtree_control"), "busy"])?;
+        return task.remove();
+    }
+    let below = below.create()?;
     ensure!(task.api.state(&task.id)?.status == "RUNNING", "the other container was ended");
     task.kill(9)?;
     task.wait()?;

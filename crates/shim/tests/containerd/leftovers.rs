@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::Duration;
 use testkit::guests::{self, Work};
-use testkit::{Image, Namespace, cases, process};
+use testkit::{Image, Namespace, cases, process, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::leftovers::nothing_after_two_hundred_cycles,
@@ -59,10 +59,7 @@ fn killed_shim(node: &Namespace, step: Step) -> Result<()> {
         task.wait()?;
     }
     kill(Pid::from_raw(shim), Signal::SIGKILL)?;
-    testkit::wait::until(
-        "the container process ends with its shim",
-        || Ok((!process::exists(task.pid)).then_some(())),
-    )?;
+    wait::until("the container process ends with its shim", || Ok((!process::exists(task.pid)).then_some(())))?;
     node.until_nothing_remains()?;
     // The task is gone or stopped for containerd, by version; deleting what it still knows must work.
     let _ = task.api.delete_task(&task.id);
@@ -88,7 +85,7 @@ fn nothing_after_the_shim_was_killed_while_compiling(node: &Namespace) -> Result
     node.import(&image)?;
     let draft = node.task(&image);
     let id = draft.id().to_owned();
-    draft.abandon(Duration::from_millis(500))?;
+    draft.abandon(wait::scaled(Duration::from_millis(500)))?;
     // The server and its compile child, which are forks of the start action.
     let shims = process::mentioning(&format!("-namespace {}", node.name()));
     ensure!(shims.len() >= 2, "no shim that compiles: {shims:?}");

@@ -153,7 +153,7 @@ fn a_create_given_up_leaves_no_half_state(node: &Namespace) -> Result<()> {
     node.import(&image)?;
     let draft = node.task(&image);
     let id = draft.id().to_owned();
-    draft.abandon(Duration::from_millis(500))?;
+    draft.abandon(wait::scaled(Duration::from_millis(500)))?;
     // The shim ends when it is through; its log has lost its reader by then.
     node.until_nothing_remains()?;
     node.api()?.delete_container(&id)?;

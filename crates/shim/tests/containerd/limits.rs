@@ -7,6 +7,7 @@ use containerd_client::services::v1 as services;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
+use testkit::node::Feature;
 use testkit::task::Task;
 use testkit::{Namespace, cases, process, wait};
 
@@ -15,6 +16,7 @@ pub(crate) const CASES: Cases = cases![
     crate::limits::files_of_version_2_are_for_version_2,
     crate::limits::what_the_node_cannot_keep_is_logged,
     crate::limits::limits_that_cannot_be_are_refused,
+    crate::limits::an_oom_score_is_set_or_its_refusal_logged,
     crate::limits::an_update_changes_the_cgroup,
     crate::limits::an_update_reaches_the_guest,
     crate::limits::an_update_that_cannot_be_is_refused,
@@ -42,7 +44,7 @@ pub(crate) fn update(task: &Task, resources: &Value) -> Result<()> {
 
 /// A file of the cgroup that the task is in: of version 1, or of version 2.
 fn limit(task: &Task, version_1: (&str, &str), version_2: &str) -> Result<String> {
-    let (controller, file) = if process::unified_cgroups() { ("", version_2) } else { version_1 };
+    let (controller, file) = if Feature::CgroupV2.is_here() { ("", version_2) } else { version_1 };
     let path = process::cgroup(task.pid, controller)?.join(file);
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     Ok(text.trim().to_owned())
@@ -50,7 +52,7 @@ fn limit(task: &Task, version_1: (&str, &str), version_2: &str) -> Result<String
 
 fn check(task: &Task, version_1: (&str, &str, &str), version_2: (&str, &str)) -> Result<()> {
     let (controller, file, one) = version_1;
-    let wanted = if process::unified_cgroups() { version_2.1 } else { one };
+    let wanted = if Feature::CgroupV2.is_here() { version_2.1 } else { one };
     let has = limit(task, (controller, file), version_2.0)?;
     ensure!(has == wanted, "{file} or {}: {has}, not {wanted}", version_2.0);
     Ok(())
@@ -85,7 +87,7 @@ fn files_of_version_2_are_for_version_2(node: &Namespace) -> Result<()> {
     let image = image_of(node, "p1_sleep.wat")?;
     let resources = json!({ "unified": { "memory.high": "50331648" } });
     let draft = node.task(&image).spec(|spec| spec["linux"]["resources"] = resources);
-    if !process::unified_cgroups() {
+    if !Feature::CgroupV2.is_here() {
         return draft.refused(&["linux.resources.unified names memory.high", "cgroup version 1"]);
     }
     let task = draft.create()?;
@@ -184,4 +186,18 @@ fn an_update_that_cannot_be_is_refused(node: &Namespace) -> Result<()> {
     task.wait()?;
     refused(&json!({ "pids": { "limit": 7 } }), "has ended")?;
     task.remove()
+}
+
+/// The kernel gives a lower score only to who has CAP_SYS_RESOURCE, which nodes in containers lack.
+fn an_oom_score_is_set_or_its_refusal_logged(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_sleep.wat")?;
+    for wanted in [500, -999] {
+        let task = node.task(&image).spec(|spec| spec["process"]["oomScoreAdj"] = json!(wanted)).create()?;
+        let has = fs::read_to_string(format!("/proc/{}/oom_score_adj", task.pid))?;
+        let words = format!("oom score adjustment {wanted} was refused");
+        let told = node.log().lines().any(|line| line.contains(&task.id) && line.contains(&words));
+        ensure!((has.trim() == wanted.to_string()) != told, "{wanted}: it is {has}, and the refusal was told: {told}");
+        task.remove()?;
+    }
+    Ok(())
 }

@@ -18,9 +18,11 @@ mod profiles;
 mod refusals;
 mod resources;
 mod signals;
+mod systemd;
 mod users;
 
 use std::process::ExitCode;
+use testkit::node::Feature;
 use testkit::{Suite, Version, cases};
 
 fn main() -> ExitCode {
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         .on(&current, refusals::CASES)
         .on(&[Version::V1_7], cases![refusals::a_config_that_is_no_spec])
         .on(&current, resources::CASES)
+        .on_nodes_with(Feature::Systemd, &[Version::V2_4], systemd::CASES)
         .on(&current, leftovers::CASES)
         .run()
 }

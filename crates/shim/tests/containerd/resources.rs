@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use containerd_client::services::v1 as services;
 use serde_json::{Value, json};
 use testkit::api::Api;
+use testkit::node::Feature;
 use testkit::task::Task;
 use testkit::{Namespace, cases, wait};
 
@@ -101,6 +102,8 @@ fn use_is_told(node: &Namespace) -> Result<()> {
         found.with_context(|| format!("no {paths:?} in {metrics}"))
     };
     ensure!(cpu_time(&metrics)? > 0, "{metrics}");
+    let of_version_2 = metrics.pointer("/cpu/usage_usec").is_some();
+    ensure!(of_version_2 == Feature::CgroupV2.is_here(), "the other version's type: {metrics}");
     ensure!(number(["/memory/usage/limit", "/memory/usage_limit"])? == 64 << 20, "{metrics}");
     let used = number(["/memory/usage/usage", "/memory/usage"])?;
     ensure!((100 << 10..64 << 20).contains(&used), "{used} bytes: {metrics}");

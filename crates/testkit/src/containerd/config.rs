@@ -1,9 +1,11 @@
 //! The configuration files of a private containerd.
 
 use super::Version;
+use crate::wait;
 use anyhow::Result;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub(super) fn socket(dir: &Path) -> PathBuf {
     dir.join("c.sock")
@@ -50,7 +52,9 @@ pub(super) fn write(version: Version, dir: &Path) -> Result<()> {
         Version::V2_4 => format!("[plugins.\"io.containerd.shim.v1.manager\"]\nsocket_dir = {:?}\n", dir.join("s")),
     };
     fs::write(dir.join("config.toml"), config + &sockets)?;
-    let operator = format!("[cache]\ndir = {:?}\n", dir.join("cache"));
+    // The shim's default, which a Go program exceeds where the processor is emulated.
+    let compiling = wait::scaled(Duration::from_secs(120));
+    let operator = format!("[cache]\ndir = {:?}\ncompile-timeout = \"{}s\"\n", dir.join("cache"), compiling.as_secs());
     fs::write(dir.join("operator.toml"), operator)?;
     Ok(())
 }
