@@ -86,8 +86,16 @@ fn check_mount(mount: &plan::Mount) {
 }
 
 fn check_isolation(isolation: &plan::Isolation) {
-    assert!(is_clean(Path::new(&isolation.cgroup)) && isolation.cgroup != "/", "{isolation:?}");
-    assert!(!isolation.cgroup.contains('\0'), "{isolation:?}");
+    let cgroup = isolation.cgroup.path();
+    assert!(is_clean(Path::new(&cgroup)) && cgroup != "/" && !cgroup.contains('\0'), "{isolation:?}");
+    for (name, _) in &isolation.sysctls {
+        // Joined to `/proc/sys`, it must stay below.
+        assert!(is_clean(&Path::new("/").join(name)) && !name.starts_with('/'), "{isolation:?}");
+    }
+    if let Some(users) = &isolation.user_namespace {
+        assert!(users.path.is_some() || !users.ids.is_empty(), "{isolation:?}");
+        assert!(!users.path.as_deref().is_some_and(has_null), "{isolation:?}");
+    }
     let kinds: HashSet<_> = isolation.namespaces.iter().map(|one| one.kind).collect();
     assert_eq!(kinds.len(), isolation.namespaces.len(), "{isolation:?}");
     for namespace in &isolation.namespaces {
@@ -120,9 +128,13 @@ fn check_plan(spec: &Value, lowered: &Lowered) {
     if spec["root"]["readonly"] == true {
         assert_ne!(plan.root, RootAccess::ReadWrite);
     }
-    if let Some(limit) = plan.limits.memory_bytes {
-        assert!(plan.limits.guest_memory_bytes.is_some_and(|bytes| bytes < limit), "{:?}", plan.limits);
+    if let Some(limit) = plan.limits.memory.limit_bytes() {
+        assert!(plan.limits.guest_bytes(Some(limit)).is_some_and(|bytes| bytes < limit), "{:?}", plan.limits);
     }
+    // Joined to the cgroup's directory, each names a file in it.
+    assert!(plan.limits.unified.keys().all(|name| !name.contains(['/', '\0']) && name.contains('.')), "{:?}", plan.limits);
+    let hooks = [&plan.hooks.create_runtime, &plan.hooks.create_container, &plan.hooks.start_container, &plan.hooks.poststop];
+    assert!(hooks.into_iter().flatten().all(|hook| hook.path.is_absolute() && !has_null(&hook.path)), "{:?}", plan.hooks);
     if let Some(file) = &plan.termination_file {
         let bound = |mount: &plan::Mount| matches!(&mount.source, MountSource::Bind { path, .. } if path == file);
         assert!(plan.mounts.iter().any(bound), "{file:?}");

@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 pub use bundle::{Error as BundleError, group_of};
 pub use image::{ContainerdError, Error as ImageError, StoreError};
 pub use lowering::{
-    Error as LoweringError, HookError, InvocationError, IsolationError, LimitError, MountError, SeccompError, SysctlError,
-    UserNamespaceError,
+    Error as LoweringError, HookError, InvocationError, IsolationError, LimitError, MountError, SeccompError,
+    SysctlError, UserNamespaceError,
 };
 pub use settings::{AnnotationError, Error as SettingsError, KeyError, OperatorError, OptionsError, TomlError};
 pub use source::{Error as SourceError, RootfsError};

@@ -8,6 +8,7 @@ use super::user_namespace::{self, Error as UserNamespaceError};
 use crate::bundle::Bundle;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Process};
 use plan::{CgroupPath, Isolation, Namespace, NamespaceKind, Rlimit, User};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// Why the isolation is refused.
@@ -41,6 +42,9 @@ pub enum Error {
         /// `slice` or `scope`.
         kind: &'static str,
     },
+    /// No path and no name of the kernel has one.
+    #[error("{0:?} of linux.namespaces or hostname has a null byte: remove it")]
+    Null(String),
     /// Over the whole hierarchy, or not UTF-8.
     #[error("cgroup path {0:?} names no cgroup: use a path such as /namespace/id")]
     Cgroup(PathBuf),
@@ -110,6 +114,9 @@ fn lower_namespaces(listed: &[LinuxNamespace]) -> Result<Vec<Namespace>, Error> 
         // Go writes an absent path as an empty one.
         let path = one.path().clone();
         let path = path.filter(|path| !path.as_os_str().is_empty());
+        if let Some(path) = path.as_ref().filter(|path| has_null(path.as_os_str())) {
+            return Err(Error::Null(path.display().to_string()));
+        }
         if let (NamespaceKind::Mount, Some(path)) = (kind, &path) {
             return Err(Error::JoinedMount(path.clone()));
         }
@@ -121,11 +128,18 @@ fn lower_namespaces(listed: &[LinuxNamespace]) -> Result<Vec<Namespace>, Error> 
     Ok(namespaces)
 }
 
+fn has_null(text: &OsStr) -> bool {
+    text.as_encoded_bytes().contains(&0)
+}
+
 /// The name for a UTS namespace that is made; one that is joined has its name from who made it.
 fn hostname(name: Option<&str>, namespaces: &[Namespace]) -> Result<Option<String>, Error> {
     let Some(name) = name.filter(|name| !name.is_empty()) else {
         return Ok(None);
     };
+    if has_null(name.as_ref()) {
+        return Err(Error::Null(name.to_owned()));
+    }
     let uts = namespaces.iter().find(|one| one.kind == NamespaceKind::Uts);
     match uts {
         None => Err(Error::Hostname(name.to_owned())),

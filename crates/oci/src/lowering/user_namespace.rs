@@ -13,6 +13,9 @@ pub enum Error {
         "the user namespace of linux.namespaces has no path and no mappings: add linux.uidMappings and gidMappings"
     )]
     Unmapped,
+    /// No path has one.
+    #[error("user namespace {0:?} has a null byte in its path: remove it")]
+    Null(PathBuf),
     /// They would have no effect.
     #[error("linux.uidMappings or gidMappings without a user namespace: add one to linux.namespaces")]
     NoNamespace,
@@ -52,6 +55,9 @@ pub(super) fn lower(bundle: &Bundle, user: &User) -> Result<Option<UserNamespace
     };
     // Go writes an absent path as an empty one.
     let path = namespace.path().clone().filter(|path| !path.as_os_str().is_empty());
+    if let Some(path) = path.as_ref().filter(|path| path.as_os_str().as_encoded_bytes().contains(&0)) {
+        return Err(Error::Null(path.clone()));
+    }
     if path.is_none() && ids.is_empty() {
         return Err(Error::Unmapped);
     }

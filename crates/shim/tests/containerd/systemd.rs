@@ -69,11 +69,15 @@ fn file(task: &Task, name: &str) -> Result<String> {
 }
 
 fn a_scope_has_the_process_and_its_limits(node: &Namespace) -> Result<()> {
-    let (task, unit) = sleeping(node, "", json!({
-        "memory": { "limit": 64 * MI, "swap": 64 * MI, "reservation": 32 * MI },
-        "cpu": { "shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0" },
-        "pids": { "limit": 7 },
-    }))?;
+    let (task, unit) = sleeping(
+        node,
+        "",
+        json!({
+            "memory": { "limit": 64 * MI, "swap": 64 * MI, "reservation": 32 * MI },
+            "cpu": { "shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0" },
+            "pids": { "limit": 7 },
+        }),
+    )?;
     let groups = fs::read_to_string(format!("/proc/{}/cgroup", task.pid))?;
     ensure!(groups.trim() == format!("0::/system.slice/{unit}"), "{groups}");
     let properties = [
@@ -106,9 +110,12 @@ fn a_scope_has_the_process_and_its_limits(node: &Namespace) -> Result<()> {
 
 fn limits_last_through_a_reload(node: &Namespace) -> Result<()> {
     let (task, unit) = sleeping(node, "", json!({ "memory": { "limit": 64 * MI } }))?;
-    update(&task, &json!({
-        "memory": { "limit": 96 * MI }, "cpu": { "shares": 512, "quota": 20_000, "period": 100_000 }, "pids": { "limit": 9 },
-    }))?;
+    update(
+        &task,
+        &json!({
+            "memory": { "limit": 96 * MI }, "cpu": { "shares": 512, "quota": 20_000, "period": 100_000 }, "pids": { "limit": 9 },
+        }),
+    )?;
     systemctl(&["daemon-reload"])?;
     // Another unit in the slice has systemd set the limits of all of them again.
     let (other, other_unit) = sleeping(node, "", json!({ "memory": { "limit": 64 * MI } }))?;
@@ -125,7 +132,8 @@ fn use_is_told_and_a_pause_works(node: &Namespace) -> Result<()> {
     let (task, unit) = sleeping(node, "", json!({ "memory": { "limit": 64 * MI } }))?;
     let output = node.ctr(&["tasks", "metrics", "--format", "json", &task.id])?;
     let metrics: Value = serde_json::from_slice(&output.stdout).with_context(|| output.to_string())?;
-    let number = |path: &str| metrics.pointer(path).and_then(Value::as_u64).with_context(|| format!("{path}: {metrics}"));
+    let number =
+        |path: &str| metrics.pointer(path).and_then(Value::as_u64).with_context(|| format!("{path}: {metrics}"));
     ensure!(number("/memory/usage")? > 0 && number("/cpu/usage_usec")? > 0, "{metrics}");
     ensure!(number("/memory/usage_limit")? == 64 * MI && number("/pids/current")? == 1, "{metrics}");
     let ctr = |words: &[&str]| -> Result<()> {
