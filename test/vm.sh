@@ -117,7 +117,7 @@ while running; do
 	fi
 	sleep 1
 done
-wait "$qemu" || [ -n "$why" ] || why="qemu failed: $(cat "$work/qemu")"
+wait "$qemu" 2>/dev/null || [ -n "$why" ] || why="qemu failed: $(cat "$work/qemu")"
 qemu=
 wait "$follow" || true
 debugfs -R "rdump /log $work" "$work/payload.disk" >/dev/null 2>&1 || true
@@ -130,7 +130,7 @@ elif [ -z "$why" ] && [ -z "$status" ]; then
 fi
 if [ -n "$why" ]; then
 	tail -n 40 "$work/console" >&2
-	fail "$why (console above)"
+	fail "$why; above is the end of its console"
 fi
 [ "$status" = 0 ] || fail "the suite failed with exit status $status after $(passed) s; VM_LOGS=DIR keeps the logs"
 grep -q '^test result: ok\. [1-9]' "$work/suite" || fail "the suite left without a closing line, or ran no test"
