@@ -13,7 +13,8 @@ use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClien
 use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::tonic::transport::Channel;
-use containerd_client::tonic::{Request, Response, Status};
+use containerd_client::tonic::{Code, Request, Response, Status};
+use containerd_client::types::Mount;
 use prost::Message;
 use prost_types::Any;
 use serde_json::Value;
@@ -46,6 +47,7 @@ pub struct Api {
     socket: PathBuf,
     namespace: String,
     operator_file: PathBuf,
+    upper: Option<PathBuf>,
     patience: Duration,
 }
 
@@ -76,7 +78,7 @@ impl Api {
         let channel = runtime.block_on(containerd_client::connect(&socket))?;
         let operator_file = containerd.operator_file();
         let patience = wait::patience();
-        Ok(Api { runtime, channel, socket, namespace: namespace.to_owned(), operator_file, patience })
+        Ok(Api { runtime, channel, socket, namespace: namespace.to_owned(), operator_file, upper: None, patience })
     }
 
     /// Gives calls up after this time from now on, as a client does that is killed.
@@ -88,6 +90,12 @@ impl Api {
     /// With another operator file for the containers made from now on.
     pub fn operator_file(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.operator_file);
+        self
+    }
+
+    /// With the writes to root filesystems made from now on in this directory, which has an empty `upper` and `work`.
+    pub fn upper(mut self, path: &Path) -> Self {
+        self.upper = Some(path.to_owned());
         self
     }
 
@@ -142,22 +150,36 @@ impl Api {
         Ok(())
     }
 
+    /// As [`Api::delete_container`], of which any part may be gone already.
+    pub fn discard_container(&self, id: &str) -> Result<(), Status> {
+        let request = services::DeleteContainerRequest { id: id.to_owned() };
+        let remove = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: self.snapshot_key(id) };
+        let gone = |answer: Result<(), Status>| match answer {
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            answer => answer,
+        };
+        gone(self.call(async |channel, api| ContainersClient::new(channel).delete(api.request(request)).await))?;
+        gone(self.call(async |channel, api| SnapshotsClient::new(channel).remove(api.request(remove)).await))
+    }
+
     /// Creates the task and gives its pid.
     pub fn create_task(&self, id: &str, stdio: Option<&Stdio>) -> Result<i32, Status> {
-        let text = |path: &Path| path.to_string_lossy().into_owned();
         let mounts =
             services::snapshots::MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: self.snapshot_key(id) };
         let mut request = services::CreateTaskRequest {
             container_id: id.to_owned(),
-            stdin: stdio.and_then(|s| s.stdin.as_deref()).map(text).unwrap_or_default(),
-            stdout: stdio.map(|s| text(s.stdout.path())).unwrap_or_default(),
-            stderr: stdio.map(|s| text(s.stderr.path())).unwrap_or_default(),
+            stdin: stdio.and_then(|s| s.stdin.as_ref()).map(|path| path.display().to_string()).unwrap_or_default(),
+            stdout: stdio.map(|s| s.stdout.name()).unwrap_or_default(),
+            stderr: stdio.map(|s| s.stderr.name()).unwrap_or_default(),
             ..services::CreateTaskRequest::default()
         };
         let response = self.call(async |channel, api| {
             let mut snapshots = SnapshotsClient::new(channel.clone());
             let mounts = snapshots.mounts(api.request(mounts)).await?;
             request.rootfs = mounts.into_inner().mounts;
+            if let Some(upper) = &api.upper {
+                request.rootfs.iter_mut().for_each(|mount| redirect(mount, upper));
+            }
             TasksClient::new(channel).create(api.request(request)).await
         })?;
         Ok(response.pid as i32)
@@ -188,6 +210,20 @@ impl Api {
             all,
         };
         self.tasks(async |mut tasks, api| tasks.kill(api.request(request)).await)?;
+        Ok(())
+    }
+
+    /// Stops all processes of the task.
+    pub fn pause(&self, id: &str) -> Result<(), Status> {
+        let request = services::PauseTaskRequest { container_id: id.to_owned() };
+        self.tasks(async |mut tasks, api| tasks.pause(api.request(request)).await)?;
+        Ok(())
+    }
+
+    /// Lets a paused task go on.
+    pub fn resume(&self, id: &str) -> Result<(), Status> {
+        let request = services::ResumeTaskRequest { container_id: id.to_owned() };
+        self.tasks(async |mut tasks, api| tasks.resume(api.request(request)).await)?;
         Ok(())
     }
 
@@ -268,6 +304,17 @@ impl Api {
         let answer = self.runtime.block_on(patient);
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer from containerd")));
         answer.map(Response::into_inner)
+    }
+}
+
+/// Gives an overlay another writable layer.
+fn redirect(mount: &mut Mount, upper: &Path) {
+    for option in &mut mount.options {
+        for (key, name) in [("upperdir", "upper"), ("workdir", "work")] {
+            if option.starts_with(&format!("{key}=")) {
+                *option = format!("{key}={}", upper.join(name).display());
+            }
+        }
     }
 }
 

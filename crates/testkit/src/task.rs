@@ -18,7 +18,9 @@ pub struct Draft<'a> {
     id: String,
     spec: Value,
     input: Input,
+    log_file: Option<PathBuf>,
     operator_file: PathBuf,
+    upper: Option<PathBuf>,
 }
 
 impl<'a> Draft<'a> {
@@ -30,7 +32,9 @@ impl<'a> Draft<'a> {
             spec: spec::linux(namespace.name(), &id, &command),
             id,
             input: Input::Absent,
+            log_file: None,
             operator_file: namespace.containerd().operator_file(),
+            upper: None,
         }
     }
 
@@ -73,6 +77,18 @@ impl<'a> Draft<'a> {
         self
     }
 
+    /// With stdout and stderr appended to a file, as `ctr run --log-uri file://` has it, instead of fifos.
+    pub fn log_file(mut self, path: &Path) -> Self {
+        self.log_file = Some(path.to_owned());
+        self
+    }
+
+    /// With the writes to its root filesystem in this directory.
+    pub fn upper(mut self, path: &Path) -> Self {
+        self.upper = Some(path.to_owned());
+        self
+    }
+
     /// With another operator file.
     pub fn operator_file(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.operator_file);
@@ -81,9 +97,16 @@ impl<'a> Draft<'a> {
 
     /// Creates container and task.
     pub fn create(self) -> Result<Task> {
-        let api = self.namespace.api()?.operator_file(&self.operator_file);
-        let (id, containerd) = (self.id, self.namespace.containerd());
-        let stdio = Stdio::new(&containerd.fifos(), &format!("{}-{id}", self.namespace.name()), self.input)?;
+        let mut api = self.namespace.api()?.operator_file(&self.operator_file);
+        if let Some(upper) = &self.upper {
+            api = api.upper(upper);
+        }
+        let (id, fifos) = (self.id, self.namespace.containerd().fifos());
+        let name = format!("{}-{id}", self.namespace.name());
+        let stdio = match &self.log_file {
+            None => Stdio::new(&fifos, &name, self.input)?,
+            Some(log) => Stdio::to_file(&fifos, &name, self.input, log)?,
+        };
         let parent = self.namespace.chain_id(&self.image);
         api.create_container(&id, &self.spec, &self.image, &parent)?;
         match api.create_task(&id, Some(&stdio)) {
