@@ -3,6 +3,7 @@
 
 mod cache;
 mod confinement;
+mod deaths;
 mod files;
 mod group;
 mod hooks;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         .on(&current, resources::CASES)
         .on_nodes_with(Feature::Systemd, &[Version::V2_4], systemd::CASES)
         .on(&current, leftovers::CASES)
+        .on(&current, deaths::CASES)
         .run()
 }
 
