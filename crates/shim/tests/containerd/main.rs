@@ -4,6 +4,7 @@
 mod cache;
 mod confinement;
 mod deaths;
+mod disks;
 mod files;
 mod group;
 mod hooks;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         .on_nodes_with(Feature::Systemd, &[Version::V2_4], systemd::CASES)
         .on(&current, leftovers::CASES)
         .on(&current, deaths::CASES)
+        .on(&current, disks::CASES)
         .run()
 }
 
