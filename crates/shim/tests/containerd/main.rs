@@ -19,6 +19,7 @@ mod output;
 mod profiles;
 mod refusals;
 mod resources;
+mod restarts;
 mod signals;
 mod systemd;
 mod users;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         .on(&current, leftovers::CASES)
         .on(&current, deaths::CASES)
         .on(&current, disks::CASES)
+        .on(&current, restarts::CASES)
         .run()
 }
 
