@@ -22,6 +22,7 @@ mod resources;
 mod restarts;
 mod signals;
 mod systemd;
+mod upgrade;
 mod users;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         .on(&current, deaths::CASES)
         .on(&current, disks::CASES)
         .on(&current, restarts::CASES)
+        .on(&current, upgrade::CASES)
         .run()
 }
 
