@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{Backlog, getsockopt, listen};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::setsid;
@@ -160,31 +160,28 @@ fn for_good(life: impl FnOnce() -> Result<(), Errno>) -> ! {
     }
 }
 
-/// Forks this process into a daemon that outlives it: a session of its own, nothing open but `listener`, `/dev/null`
-/// for stdio. `body` runs in the daemon. The caller must be single-threaded.
-pub fn daemonize(listener: OwnedFd, body: impl FnOnce(OwnedFd)) -> io::Result<u32> {
+/// Forks this process into a daemon that outlives it: a session of its own, nothing open but `kept`, `/dev/null` for
+/// stdio. `body` runs in the daemon. The caller must be single-threaded.
+pub fn daemonize(kept: OwnedFd, body: impl FnOnce(OwnedFd)) -> io::Result<u32> {
     match fork_alone(0)? {
         Cloned::Parent { pid, .. } => Ok(pid.unsigned_abs()),
         Cloned::Child => for_good(|| {
-            body(detach(listener.as_fd())?);
+            body(detach(kept.as_fd())?);
             Ok(())
         }),
     }
 }
 
-fn detach(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+fn detach(kept: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
     // Never dropped: laying out closes it, and its number may be one that the layout gives to another.
     let null = std::mem::ManuallyDrop::new(null);
     setsid()?;
     // Not the unit's of containerd: what is made in a root filesystem must be reachable by the container's user.
     umask(Mode::from_bits_truncate(0o022));
-    // The listener takes the place that a child's channel has.
+    // What is kept takes the place that a child's channel has.
     let layout = Descriptors { stdio: [null.as_fd(); 3], rest: Vec::new() };
-    let listener = lay_out(&layout, listener)?.remove(0);
-    // Once more, by this process: it is the one that connections now name as their peer, see `serves`.
-    listen(&listener, Backlog::MAXCONN)?;
-    Ok(listener)
+    Ok(lay_out(&layout, kept)?.remove(0))
 }
 
 /// Whether the daemon behind a fresh connection to its listener is to stay. A process that was killed closes its

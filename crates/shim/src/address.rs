@@ -5,6 +5,7 @@ use crate::bootstrap::Bootstrap;
 use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -28,10 +29,19 @@ pub(crate) struct Address(PathBuf);
 
 /// What [`Address::claim`] found.
 pub(crate) enum Claim {
-    /// Nobody listened: we do now.
-    Ours(UnixListener),
+    /// Nobody listens: the server that the caller forks is to, see [`Address::listen`].
+    Ours(Held),
     /// The group's shim listens already.
     Served,
+}
+
+/// The right to listen: nobody else makes or removes a socket while a process has this open.
+pub(crate) struct Held(File);
+
+impl From<Held> for OwnedFd {
+    fn from(held: Held) -> OwnedFd {
+        held.0.into()
+    }
 }
 
 /// Why there is no socket.
@@ -39,6 +49,8 @@ pub(crate) enum Claim {
 pub(crate) enum AddressError {
     #[error("shim socket {path} is longer than {LONGEST_PATH} bytes: give containerd a shorter state directory")]
     TooLong { path: PathBuf },
+    #[error("the shim's server ended before it listened on {path}: the log of containerd says why")]
+    Silent { path: PathBuf },
     #[error("{action} {path}")]
     Io {
         action: &'static str,
@@ -76,16 +88,33 @@ impl Address {
         }
     }
 
-    /// Listens there, unless a shim does already. A socket that nobody listens on is replaced.
+    /// Looks whether a shim listens there already. A socket that nobody listens on is removed.
     pub(crate) fn claim(&self) -> Result<Claim, AddressError> {
         let dir = self.0.parent().unwrap_or(Path::new("/"));
         DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(|e| failed("make", dir, e))?;
-        let _lock = self.lock()?;
+        let held = self.lock()?;
         if self.is_served() {
             return Ok(Claim::Served);
         }
         self.remove()?;
-        UnixListener::bind(&self.0).map(Claim::Ours).map_err(|error| failed("listen on", &self.0, error))
+        Ok(Claim::Ours(Held(held)))
+    }
+
+    /// Listens there, in the server: the start action may be killed at any moment, by containerd when its client gives
+    /// up, and must not leave a socket that nobody serves. `held` ends here.
+    pub(crate) fn listen(&self, held: OwnedFd) -> Result<UnixListener, AddressError> {
+        let listener = UnixListener::bind(&self.0).map_err(|error| failed("listen on", &self.0, error));
+        drop(held);
+        listener
+    }
+
+    /// Waits in the start action, which has let go of what the server holds, until that listens.
+    pub(crate) fn await_listener(&self) -> Result<(), AddressError> {
+        let _lock = self.lock()?;
+        match self.0.exists() {
+            true => Ok(()),
+            false => Err(AddressError::Silent { path: self.0.clone() }),
+        }
     }
 
     /// Held while a socket is looked at and then made or removed: two who find it dead must not take away each other's.

@@ -9,6 +9,7 @@ use crate::task::Tasks;
 use anyhow::Context;
 use containerd_shim_protos::shim_async::create_task;
 use sandbox::rootfs;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,9 +34,9 @@ pub(crate) struct Settings {
 }
 
 /// Serves until containerd shuts the empty group down, and ends the process.
-pub(crate) fn serve(settings: Settings, listener: UnixListener) -> ! {
+pub(crate) fn serve(settings: Settings, held: OwnedFd) -> ! {
     let address = settings.address.clone();
-    let code = match run(settings, listener) {
+    let code = match run(settings, held) {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!(error = plan::one_line(error.as_ref()), "the shim failed");
@@ -46,7 +47,9 @@ pub(crate) fn serve(settings: Settings, listener: UnixListener) -> ! {
     sandbox::process::exit(code)
 }
 
-fn run(settings: Settings, listener: UnixListener) -> anyhow::Result<()> {
+fn run(settings: Settings, held: OwnedFd) -> anyhow::Result<()> {
+    // First: the start action waits for it.
+    let listener = settings.address.listen(held)?;
     soften_oom_score();
     rootfs::enter_own_mount_namespace().context("make the shim's mount namespace")?;
     // The bundle this started in must stay removable.

@@ -13,7 +13,7 @@ pub(crate) fn start(args: Args) -> anyhow::Result<()> {
     let group = oci::group_of(&bundle, &bootstrap.id)?;
     let address = Address::of_group(&bootstrap, &group)?;
     address.save(&bundle)?;
-    if let Claim::Ours(listener) = address.claim()? {
+    if let Claim::Ours(held) = address.claim()? {
         let settings = server::Settings {
             namespace: bootstrap.namespace.clone(),
             grpc: bootstrap.grpc.clone(),
@@ -21,11 +21,12 @@ pub(crate) fn start(args: Args) -> anyhow::Result<()> {
             address: address.clone(),
         };
         let verbosity = if args.debug { log::Verbosity::Debug } else { log::Verbosity::Info };
-        sandbox::process::daemonize(listener.into(), |listener| {
+        sandbox::process::daemonize(held.into(), |held| {
             log::to_bundle(&bundle, verbosity);
-            server::serve(settings, listener.into());
+            server::serve(settings, held);
         })
         .context("fork the shim's server")?;
+        address.await_listener()?;
     }
     Ok(bootstrap.answer(&address.to_string())?)
 }
