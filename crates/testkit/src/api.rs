@@ -46,6 +46,7 @@ pub struct Api {
     socket: PathBuf,
     namespace: String,
     operator_file: PathBuf,
+    layer_options: Vec<String>,
     patience: Duration,
 }
 
@@ -76,7 +77,15 @@ impl Api {
         let channel = runtime.block_on(containerd_client::connect(&socket))?;
         let operator_file = containerd.operator_file();
         let patience = wait::patience();
-        Ok(Api { runtime, channel, socket, namespace: namespace.to_owned(), operator_file, patience })
+        Ok(Api {
+            runtime,
+            channel,
+            socket,
+            namespace: namespace.to_owned(),
+            operator_file,
+            layer_options: Vec::new(),
+            patience,
+        })
     }
 
     /// Gives calls up after this time from now on, as a client does that is killed.
@@ -88,6 +97,12 @@ impl Api {
     /// With another operator file for the containers made from now on.
     pub fn operator_file(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.operator_file);
+        self
+    }
+
+    /// With more options on each mount of a root filesystem from now on, as some snapshotters have them.
+    pub fn layer_options<const N: usize>(mut self, options: [String; N]) -> Self {
+        self.layer_options = options.into();
         self
     }
 
@@ -158,6 +173,9 @@ impl Api {
             let mut snapshots = SnapshotsClient::new(channel.clone());
             let mounts = snapshots.mounts(api.request(mounts)).await?;
             request.rootfs = mounts.into_inner().mounts;
+            for mount in &mut request.rootfs {
+                mount.options.extend(api.layer_options.iter().cloned());
+            }
             TasksClient::new(channel).create(api.request(request)).await
         })?;
         Ok(response.pid as i32)

@@ -19,6 +19,7 @@ pub struct Draft<'a> {
     spec: Value,
     input: Input,
     operator_file: PathBuf,
+    layer_options: Option<[String; 2]>,
 }
 
 impl<'a> Draft<'a> {
@@ -31,6 +32,7 @@ impl<'a> Draft<'a> {
             id,
             input: Input::Absent,
             operator_file: namespace.containerd().operator_file(),
+            layer_options: None,
         }
     }
 
@@ -79,9 +81,18 @@ impl<'a> Draft<'a> {
         self
     }
 
+    /// With the layers of its image mapped for a user namespace, as a snapshotter does that can: `0:100000:65536`.
+    pub fn map_layers(mut self, ids: &str) -> Self {
+        self.layer_options = Some([format!("uidmap={ids}"), format!("gidmap={ids}")]);
+        self
+    }
+
     /// Creates container and task.
     pub fn create(self) -> Result<Task> {
-        let api = self.namespace.api()?.operator_file(&self.operator_file);
+        let mut api = self.namespace.api()?.operator_file(&self.operator_file);
+        if let Some(options) = self.layer_options {
+            api = api.layer_options(options);
+        }
         let (id, containerd) = (self.id, self.namespace.containerd());
         let stdio = Stdio::new(&containerd.fifos(), &format!("{}-{id}", self.namespace.name()), self.input)?;
         let parent = self.namespace.chain_id(&self.image);

@@ -47,6 +47,9 @@ pub enum CgroupError {
     /// It is another's, whose processes would be limited, and ended, with ours.
     #[error("cgroup {0} exists already: give each container a cgroup of its own, or remove this one")]
     Exists(PathBuf),
+    /// Version 2 limits nothing below a cgroup with processes.
+    #[error("cgroup {0} has processes of its own, so nothing below it can be limited: choose a cgroup elsewhere")]
+    Occupied(PathBuf),
     /// Somebody made cgroups below the container's.
     #[error("cgroup {0} was made below the container's: remove it")]
     Child(PathBuf),

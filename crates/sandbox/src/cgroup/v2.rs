@@ -3,6 +3,7 @@
 use super::CgroupError;
 use super::files::{Absent, Setting, read, write};
 use plan::{Bound, Cpu, Limits, Memory, Throttle, ThrottleKind};
+use std::io;
 use std::path::Path;
 
 /// What every container is bounded and accounted by.
@@ -29,7 +30,14 @@ pub(super) fn delegate(root: &Path, path: &str, limits: &Limits) -> Result<(), C
     let mut names = path.split('/').filter(|name| !name.is_empty()).peekable();
     while let Some(name) = names.next() {
         let control = dir.join("cgroup.subtree_control");
-        write(&control, &ALWAYS.map(|controller| format!("+{controller}")).join(" "))?;
+        let always = ALWAYS.map(|controller| format!("+{controller}")).join(" ");
+        match write(&control, &always) {
+            // The rule of "no internal processes".
+            Err(CgroupError::File { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {
+                return Err(CgroupError::Occupied(dir));
+            }
+            result => result?,
+        }
         for controller in more(limits) {
             // A kernel without one has no files of it: what that means is said where they are written.
             let _ = write(&control, &format!("+{controller}"));

@@ -2,6 +2,7 @@
 
 mod container;
 mod create;
+mod error;
 pub(crate) mod hooks;
 mod limits;
 mod output;
@@ -14,14 +15,11 @@ use crate::events::Publisher;
 use crate::metrics;
 use crate::spawner::Spawner;
 use crate::wire::timestamp;
-use container::{Container, ReleaseError};
+use container::Container;
 use containerd_shim_protos::events::task::{TaskDelete, TaskPaused, TaskResumed, TaskStart};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use hooks::HooksError;
-use limits::LimitError;
 use protobuf::MessageField;
-use sandbox::ChannelError;
-use sandbox::cgroup::{Cgroup, CgroupError, Freeze};
+use sandbox::cgroup::{Cgroup, Freeze};
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +27,7 @@ use std::time::SystemTime;
 use tokio::sync::{Notify, watch as channel};
 
 pub(crate) use create::CreateError;
+pub(crate) use error::TaskError;
 pub(crate) use request::Request;
 pub(crate) use state::{Exit, Move, State};
 
@@ -59,71 +58,6 @@ pub(crate) struct Task {
     changes: channel::Sender<()>,
     /// Held while the container is stopped, released, or given other limits.
     changing: tokio::sync::Mutex<()>,
-}
-
-/// Why a task did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TaskError {
-    #[error("no container {0} in this shim")]
-    NotFound(String),
-    #[error("container {id} has no process {exec}: exec is not built yet")]
-    NoExec { id: String, exec: String },
-    #[error("container {0} exists already: delete it first")]
-    Exists(String),
-    #[error("container {0} is still being created: wait for create to answer")]
-    BeingCreated(String),
-    #[error("container {0} has ended: its process is gone")]
-    Finished(String),
-    #[error("container {id} is {from}, which does not allow to {action}")]
-    Move { id: String, from: &'static str, action: &'static str },
-    #[error(transparent)]
-    Create(#[from] CreateError),
-    #[error("start container {id}")]
-    Start {
-        id: String,
-        #[source]
-        source: ChannelError,
-    },
-    #[error("send signal {signal} to container {id}")]
-    Signal {
-        signal: u32,
-        id: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{action} container {id}")]
-    Cgroup {
-        id: String,
-        action: &'static str,
-        #[source]
-        source: CgroupError,
-    },
-    #[error("start container {id}")]
-    Hooks {
-        id: String,
-        #[source]
-        source: HooksError,
-    },
-    #[error(transparent)]
-    Resources(#[from] oci::UpdateError),
-    #[error("change the limits of container {id}")]
-    Update {
-        id: String,
-        #[source]
-        source: LimitError,
-    },
-    #[error("encode the use of resources")]
-    Encode(#[from] protobuf::Error),
-    #[error("clean up after container {id}")]
-    Release {
-        id: String,
-        #[source]
-        source: ReleaseError,
-    },
-    #[error("the call was cut short by a fault of the shim: see its log")]
-    Cancelled,
-    #[error("{0} is not built yet")]
-    NotBuilt(&'static str),
 }
 
 impl Tasks {
@@ -181,7 +115,7 @@ impl Tasks {
         {
             // A container whose hooks fail is stopped (OCI runtime spec, "Lifecycle").
             let _ = task.kill(KILL);
-            return Err(TaskError::Hooks { id: id.to_owned(), source });
+            return Err(TaskError::Hooks { id: id.to_owned(), source: Box::new(source) });
         }
         let pid = task.transition(Move::Start)?.pid().unwrap_or_default();
         let orders = locked(&task.container).as_mut().and_then(Container::take_orders);

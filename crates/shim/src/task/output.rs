@@ -10,8 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
 
 /// How long a logger may take until it is ready (containerd's own bound).
@@ -88,6 +87,6 @@ async fn is_ready(mut channel: Channel, ready: std::os::fd::OwnedFd) -> Result<(
         Ok(Some(report)) => return Err(format!("said something out of turn: {report:?}")),
         Err(error) => return Err(plan::one_line(&error)),
     }
-    let ready = AsyncFd::with_interest(ready, Interest::READABLE).map_err(|error| error.to_string())?;
-    ready.readable().await.map(drop).map_err(|error| error.to_string())
+    let ready = Receiver::from_owned_fd(ready).map_err(|error| error.to_string())?;
+    ready.readable().await.map_err(|error| error.to_string())
 }
