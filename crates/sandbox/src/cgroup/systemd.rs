@@ -9,22 +9,25 @@ use super::{Cgroup, Version};
 use crate::channel::ChildEnd;
 use crate::process::{self, Descriptors, Spawned};
 use plan::{Bound, Failure, Limits, Report};
+use rustbus::connection::Timeout;
+use rustbus::message_builder::{MarshalledMessage, MessageType};
+use rustbus::params::{Array, Base, Container, Param, Variant};
+use rustbus::signature::{self, Type};
+use rustbus::wire::ObjectPath;
+use rustbus::{DuplexConn, MessageBuilder, RpcConn};
 use std::fs::File;
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
-use std::pin::Pin;
 use std::time::Duration;
-use tokio::time::timeout;
-use zbus::export::futures_core::Stream;
-use zbus::{Connection, DynamicType, Message, MessageStream, OwnedObjectPath, Variant};
 
 const SOCKET: &str = "/run/systemd/private";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const OBJECT: &str = "/org/freedesktop/systemd1";
-/// How long systemd may take for a unit: it may be starting others.
+/// How long systemd may take for an answer: it may be starting other units.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The kernel ends the child after this many seconds, since the library waits for the first words on a connection without
+/// a bound of its own.
+const LIFETIME_S: u32 = 45;
 /// The period of a quota that names none, microseconds.
 const DEFAULT_PERIOD_US: u64 = 100_000;
 /// systemd rounds quotas to this, microseconds in a second; rounded up, so that none becomes 0.
@@ -36,20 +39,18 @@ const INFINITY: u64 = u64::MAX;
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("reach systemd at {SOCKET}: the cgroup is of systemd's form, use the cgroupfs driver on a node without it")]
-    Connect(#[source] io::Error),
+    Connect(#[source] rustbus::connection::Error),
     #[error("ask systemd to {action} {unit}")]
     Ask {
         action: &'static str,
         unit: String,
         #[source]
-        source: zbus::Error,
+        source: rustbus::connection::Error,
     },
-    #[error("systemd did not {action} {unit} within 30 s")]
-    Late { action: &'static str, unit: String },
-    #[error("systemd does not start {unit}: its job ended as {result}")]
-    Job { unit: String, result: String },
-    #[error("make an event loop for systemd")]
-    Runtime(#[source] io::Error),
+    #[error("systemd does not {action} {unit}: {reason}")]
+    Refused { action: &'static str, unit: String, reason: String },
+    #[error("tie the process that asks systemd to the shim")]
+    Process(#[source] io::Error),
 }
 
 /// What systemd is asked for.
@@ -89,10 +90,11 @@ impl Cgroup {
 }
 
 fn ask(mut channel: ChildEnd, scope: Option<&Scope>, wanted: Wanted, limits: &Limits) {
-    let asked = process::die_with_parent().map_err(Error::Runtime).and_then(|()| {
-        let Some(scope) = scope else { return Ok(()) };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-        runtime.block_on(scope.ask(wanted, limits))
+    nix::unistd::alarm::set(LIFETIME_S);
+    let asked = process::die_with_parent().map_err(Error::Process).and_then(|()| match (scope, wanted) {
+        (None, _) => Ok(()),
+        (Some(scope), Wanted::Start { pid }) => scope.start(pid, limits),
+        (Some(scope), Wanted::Change) => scope.change(limits),
     });
     match asked {
         Ok(()) => channel.report(&Report::Ready),
@@ -101,68 +103,84 @@ fn ask(mut channel: ChildEnd, scope: Option<&Scope>, wanted: Wanted, limits: &Li
 }
 
 impl Scope {
-    async fn ask(&self, wanted: Wanted, limits: &Limits) -> Result<(), Error> {
-        let action = match wanted {
-            Wanted::Start { .. } => "start",
-            Wanted::Change => "change",
-        };
-        let unit = || self.name.clone();
-        let socket = UnixStream::connect(SOCKET).map_err(Error::Connect)?;
-        socket.set_nonblocking(true).map_err(Error::Connect)?;
-        let asked = async {
-            let systemd = zbus::connection::Builder::unix_stream(socket).p2p().build().await?;
-            match wanted {
-                Wanted::Start { pid } => self.start(&systemd, pid, limits).await,
-                Wanted::Change => {
-                    let properties = self.properties(limits);
-                    call(&systemd, "SetUnitProperties", &(&self.name, true, properties)).await?;
-                    Ok("done".to_owned())
-                }
+    /// Makes the scope with a process in it; waits until it is there.
+    fn start(&self, pid: u32, limits: &Limits) -> Result<(), Error> {
+        const ACTION: &str = "start";
+        let mut systemd = connect()?;
+        // From here on, so that the end of the job is not missed.
+        self.call(&mut systemd, ACTION, &mut method("Subscribe"))?;
+        let mut properties = vec![
+            property("Description", text("container of containerd-shim-wasm")),
+            property("Slice", text(&self.slice)),
+            property("PIDs", numbers(signature::Base::Uint32, vec![Base::Uint32(pid)])),
+            property("Delegate", yes()),
+            property("DefaultDependencies", Base::Boolean(false).into()),
+            // An end for want of memory is no reason to keep the unit.
+            property("CollectMode", text("inactive-or-failed")),
+        ];
+        properties.extend(["MemoryAccounting", "CPUAccounting", "TasksAccounting"].map(|name| property(name, yes())));
+        properties.extend(self.properties(limits));
+        let body = [text(&self.name), text("fail"), array("(sv)", properties), array("(sa(sv))", Vec::new())];
+        let mut request = method("StartTransientUnit");
+        request.body.push_old_params(&body).map_err(|error| self.failed(ACTION)(error.into()))?;
+        let reply = self.call(&mut systemd, ACTION, &mut request)?;
+        let job: ObjectPath<String> = reply.body.parser().get().map_err(|error| self.failed(ACTION)(error.into()))?;
+        loop {
+            let signal = systemd.wait_signal(Timeout::Duration(PATIENCE)).map_err(self.failed(ACTION))?;
+            if signal.dynheader.member.as_deref() != Some("JobRemoved") {
+                continue;
             }
-        };
-        let asked = timeout(PATIENCE, asked).await.map_err(|_| Error::Late { action, unit: unit() })?;
-        match asked.map_err(|source| Error::Ask { action, unit: unit(), source })?.as_str() {
-            "done" => Ok(()),
-            result => Err(Error::Job { unit: unit(), result: result.to_owned() }),
+            let words = signal.body.parser().get4::<u32, ObjectPath<String>, String, String>();
+            let (_, path, _, result) = words.map_err(|error| self.failed(ACTION)(error.into()))?;
+            match result.as_str() {
+                _ if path.as_ref() != job.as_ref() => {}
+                "done" => return Ok(()),
+                result => return Err(self.refused(ACTION, format!("its job ended as {result}"))),
+            }
         }
     }
 
-    /// Makes the scope; returns the result of its job.
-    async fn start(&self, systemd: &Connection, pid: u32, limits: &Limits) -> zbus::Result<String> {
-        // From here on, so that the end of the job is not missed.
-        let mut signals = MessageStream::from(systemd);
-        call(systemd, "Subscribe", &()).await?;
-        let mut properties = vec![
-            ("Description", Variant::from("container of containerd-shim-wasm")),
-            ("Slice", Variant::from(self.slice.clone())),
-            ("PIDs", Variant::from(vec![pid])),
-            ("Delegate", Variant::from(true)),
-            ("DefaultDependencies", Variant::from(false)),
-            // An end for want of memory is no reason to keep the unit.
-            ("CollectMode", Variant::from("inactive-or-failed")),
-        ];
-        properties
-            .extend(["MemoryAccounting", "CPUAccounting", "TasksAccounting"].map(|name| (name, Variant::from(true))));
-        properties.extend(self.properties(limits));
-        let none: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
-        let reply = call(systemd, "StartTransientUnit", &(&self.name, "fail", properties, none)).await?;
-        let job: OwnedObjectPath = reply.body().deserialize()?;
-        loop {
-            let message = poll_fn(|context| Pin::new(&mut signals).poll_next(context)).await;
-            let message = message
-                .unwrap_or(Err(zbus::Error::InputOutput(io::Error::from(io::ErrorKind::UnexpectedEof).into())))?;
-            if message.header().member().is_none_or(|member| member != "JobRemoved") {
-                continue;
-            }
-            let (_, path, _, result): (u32, OwnedObjectPath, String, String) = message.body().deserialize()?;
-            if path == job {
-                return Ok(result);
-            }
+    /// Changes the limits that systemd knows; the others are not its business.
+    fn change(&self, limits: &Limits) -> Result<(), Error> {
+        const ACTION: &str = "change";
+        let mut request = method("SetUnitProperties");
+        // Until the unit is gone.
+        let for_now = Base::Boolean(true).into();
+        let body = [text(&self.name), for_now, array("(sv)", self.properties(limits))];
+        request.body.push_old_params(&body).map_err(|error| self.failed(ACTION)(error.into()))?;
+        self.call(&mut connect()?, ACTION, &mut request).map(drop)
+    }
+
+    fn call(
+        &self,
+        systemd: &mut RpcConn,
+        action: &'static str,
+        request: &mut MarshalledMessage,
+    ) -> Result<MarshalledMessage, Error> {
+        let sent = systemd.send_message(request).and_then(|message| {
+            message.write_all().map_err(|(message, error)| {
+                message.force_finish();
+                error
+            })
+        });
+        let reply = sent.and_then(|serial| systemd.wait_response(serial, Timeout::Duration(PATIENCE)));
+        let reply = reply.map_err(self.failed(action))?;
+        match reply.typ {
+            MessageType::Error => Err(self.refused(action, reply.body.parser().get().unwrap_or_default())),
+            _ => Ok(reply),
         }
+    }
+
+    fn failed(&self, action: &'static str) -> impl Fn(rustbus::connection::Error) -> Error {
+        move |source| Error::Ask { action, unit: self.name.clone(), source }
+    }
+
+    fn refused(&self, action: &'static str, reason: String) -> Error {
+        Error::Refused { action, unit: self.name.clone(), reason }
     }
 
     /// The limits in systemd's own terms: what it is not told, it takes back at its next reload.
-    fn properties(&self, limits: &Limits) -> Vec<(&'static str, Variant<'static>)> {
+    fn properties(&self, limits: &Limits) -> Vec<Param<'static, 'static>> {
         let (memory, cpu) = (&limits.memory, &limits.cpu);
         let common = [
             ("TasksMax", limits.pids.map(number)),
@@ -183,17 +201,49 @@ impl Scope {
                 (numbers, [("AllowedCPUs", cpu.cpus.as_deref()), ("AllowedMemoryNodes", cpu.mems.as_deref())])
             }
         };
-        let numbers = common.into_iter().chain(of_version);
-        let numbers = numbers.filter_map(|(name, value)| Some((name, Variant::from(value?))));
-        numbers.chain(sets.into_iter().filter_map(|(name, set)| Some((name, Variant::from(mask(set?)))))).collect()
+        let bounds = common.into_iter().chain(of_version);
+        let bounds = bounds.filter_map(|(name, value)| Some(property(name, Base::Uint64(value?).into())));
+        let sets = sets.into_iter().filter_map(|(name, set)| {
+            let bits = mask(set?).into_iter().map(Base::Byte).collect();
+            Some(property(name, numbers(signature::Base::Byte, bits)))
+        });
+        bounds.chain(sets).collect()
     }
 }
 
-async fn call<B>(systemd: &Connection, method: &str, body: &B) -> zbus::Result<Message>
-where
-    B: serde::Serialize + DynamicType,
-{
-    systemd.call_method(None::<&str>, OBJECT, Some(MANAGER), method, body).await
+fn connect() -> Result<RpcConn, Error> {
+    // The library takes an address from its environment, or as a type of a library of its own.
+    // SAFETY: this child has one thread, and nothing else in it reads the environment.
+    unsafe { std::env::set_var("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={SOCKET}")) };
+    let address = rustbus::get_session_bus_path().map_err(Error::Connect)?;
+    Ok(RpcConn::new(DuplexConn::connect_to_bus(address, false).map_err(Error::Connect)?))
+}
+
+fn method(name: &str) -> MarshalledMessage {
+    MessageBuilder::new().call(name).with_interface(MANAGER).on(OBJECT).build()
+}
+
+fn property(name: &str, value: Param<'static, 'static>) -> Param<'static, 'static> {
+    let variant = Variant { sig: value.sig(), value };
+    Container::Struct(vec![text(name), Container::Variant(Box::new(variant)).into()]).into()
+}
+
+fn text(text: &str) -> Param<'static, 'static> {
+    Base::String(text.to_owned()).into()
+}
+
+fn yes() -> Param<'static, 'static> {
+    Base::Boolean(true).into()
+}
+
+fn numbers(kind: signature::Base, values: Vec<Base<'static>>) -> Param<'static, 'static> {
+    let values = values.into_iter().map(Param::Base).collect();
+    Container::Array(Array { element_sig: Type::Base(kind), values }).into()
+}
+
+fn array(element: &str, values: Vec<Param<'static, 'static>>) -> Param<'static, 'static> {
+    let mut types = Type::parse_description(element).expect("the signature is a constant of this file");
+    Container::Array(Array { element_sig: types.remove(0), values }).into()
 }
 
 fn number(bound: Bound) -> u64 {
