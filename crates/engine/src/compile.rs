@@ -45,22 +45,27 @@ pub fn compile(job: CompileJob, go: impl FnOnce() -> bool, report: &mut dyn FnMu
     }
     match write_artifact(&job) {
         Ok(wasm) => report(Report::Compiled { wasm }),
-        Err(error) => report(Report::Failed(Failure::Message(error))),
+        Err(failure) => report(Report::Failed(failure)),
     }
 }
 
-fn write_artifact(job: &CompileJob) -> Result<Digest, String> {
-    let wasm = read(&job.wasm).map_err(|error| one_line("read wasm", &error))?;
+fn write_artifact(job: &CompileJob) -> Result<Digest, Failure> {
+    let wasm = read(&job.wasm).map_err(|error| Failure::Message(one_line("read wasm", &error)))?;
     let digest = Digest::from_sha256(Sha256::digest(&wasm).into());
-    let code = translate(&wasm, job.variant)?;
+    let code = translate(&wasm, job.variant).map_err(Failure::Message)?;
     drop(wasm);
     let mut output = &job.output;
     // Synced here, where waiting for the disk holds up nobody.
-    output
-        .write_all(&code)
-        .and_then(|()| output.sync_all())
-        .map_err(|error| one_line("write compiled code to the cache", &error))?;
-    Ok(digest)
+    match output.write_all(&code).and_then(|()| output.sync_all()) {
+        Ok(()) => Ok(digest),
+        Err(error) if is_full(&error) => Err(Failure::NoSpace),
+        Err(error) => Err(Failure::Message(one_line("write compiled code to the cache", &error))),
+    }
+}
+
+/// Whether a write failed because the disk, or the quota, is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Reads from the start, wherever the cursor is: the description may be shared with a process that hashed the file.

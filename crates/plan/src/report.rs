@@ -36,6 +36,8 @@ pub enum Report {
 pub enum Failure {
     /// The artifact is not one this build wrote whole: it has to be compiled again.
     StaleArtifact(String),
+    /// The disk that the artifact is written to is full.
+    NoSpace,
     /// Anything else, as the one line for the user.
     Message(String),
 }

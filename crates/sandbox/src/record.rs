@@ -33,6 +33,12 @@ pub struct Record {
     pub told: HookState,
 }
 
+/// What every release reads of a record.
+#[derive(Deserialize)]
+struct Form {
+    version: u32,
+}
+
 /// Why a record could not be kept or used.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
@@ -109,11 +115,13 @@ impl Record {
             Err(source) => return Err(RecordError::Read { path, source }),
             Ok(text) => text,
         };
-        let record: Record =
-            serde_json::from_slice(&text).map_err(|source| RecordError::Parse { path: path.clone(), source })?;
-        if record.version > VERSION {
-            return Err(RecordError::Version { path, found: record.version });
+        let unreadable = |source| RecordError::Parse { path: path.clone(), source };
+        // By itself first: the rest of a later form may be of any shape.
+        let Form { version } = serde_json::from_slice(&text).map_err(unreadable)?;
+        if version > VERSION {
+            return Err(RecordError::Version { path, found: version });
         }
+        let record: Record = serde_json::from_slice(&text).map_err(unreadable)?;
         match is_below_root(Path::new(&record.cgroup)) {
             true => Ok(Some(record)),
             false => Err(RecordError::Cgroup { path, cgroup: record.cgroup }),

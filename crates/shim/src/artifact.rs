@@ -174,7 +174,7 @@ impl Source<'_> {
         let bounds = self.cache.compile;
         match channel.reports.next().await? {
             Some(Report::Locked) => {}
-            other => return Err(self.unexpected(other, child).await),
+            other => return Err(self.unexpected(cache, other, child).await),
         }
         if cache.lookup(key).await?.is_some() {
             return Ok(None);
@@ -188,16 +188,17 @@ impl Source<'_> {
                 Some(Report::Compiled { wasm }) if wasm == *key.source() => Ok(Some(begun.elapsed())),
                 // The code of other bytes must not get the name of these.
                 Some(Report::Compiled { .. }) => Err(ArtifactError::Changed { origin: self.origin.to_string() }),
-                other => Err(self.unexpected(other, child).await),
+                other => Err(self.unexpected(cache, other, child).await),
             },
         }
     }
 
-    async fn unexpected(&self, report: Option<Report>, child: &Child) -> ArtifactError {
+    async fn unexpected(&self, cache: &Cache, report: Option<Report>, child: &Child) -> ArtifactError {
         match report {
             Some(Report::Failed(Failure::Message(reason) | Failure::StaleArtifact(reason))) => {
                 ArtifactError::Refused { origin: self.origin.to_string(), reason }
             }
+            Some(Report::Failed(Failure::NoSpace)) => cache.full().into(),
             Some(_) => ArtifactError::Silent { origin: self.origin.to_string() },
             None => match child.wait().await {
                 Ok(ended) => self.failure(ended),

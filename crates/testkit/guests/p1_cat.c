@@ -1,8 +1,10 @@
-// Copies stdin to stdout until its end, then says on stderr how many bytes it saw.
+// Copies stdin to stdout until its end, then says on stderr how many bytes it saw, and leaves with the code that its
+// first argument says.
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
-int main(void) {
+int main(int argc, char **argv) {
   static char buffer[65536];
   long total = 0;
   ssize_t got;
@@ -15,5 +17,5 @@ int main(void) {
     total += got;
   }
   fprintf(stderr, "end of input after %ld bytes\n", total);
-  return got < 0 ? 1 : 0;
+  return got < 0 ? 1 : argc > 1 ? atoi(argv[1]) : 0;
 }

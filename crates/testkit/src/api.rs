@@ -13,7 +13,8 @@ use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClien
 use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::tonic::transport::Channel;
-use containerd_client::tonic::{Request, Response, Status};
+use containerd_client::tonic::{Code, Request, Response, Status};
+use containerd_client::types::Mount;
 use prost::Message;
 use prost_types::Any;
 use serde_json::Value;
@@ -47,6 +48,7 @@ pub struct Api {
     namespace: String,
     operator_file: PathBuf,
     layer_options: Vec<String>,
+    upper: Option<PathBuf>,
     patience: Duration,
 }
 
@@ -84,6 +86,7 @@ impl Api {
             namespace: namespace.to_owned(),
             operator_file,
             layer_options: Vec::new(),
+            upper: None,
             patience,
         })
     }
@@ -103,6 +106,12 @@ impl Api {
     /// With more options on each mount of a root filesystem from now on, as some snapshotters have them.
     pub fn layer_options<const N: usize>(mut self, options: [String; N]) -> Self {
         self.layer_options = options.into();
+        self
+    }
+
+    /// With the writes to root filesystems made from now on in this directory, which has an empty `upper` and `work`.
+    pub fn upper(mut self, path: &Path) -> Self {
+        self.upper = Some(path.to_owned());
         self
     }
 
@@ -157,16 +166,27 @@ impl Api {
         Ok(())
     }
 
+    /// As [`Api::delete_container`], of which any part may be gone already.
+    pub fn discard_container(&self, id: &str) -> Result<(), Status> {
+        let request = services::DeleteContainerRequest { id: id.to_owned() };
+        let remove = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: self.snapshot_key(id) };
+        let gone = |answer: Result<(), Status>| match answer {
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            answer => answer,
+        };
+        gone(self.call(async |channel, api| ContainersClient::new(channel).delete(api.request(request)).await))?;
+        gone(self.call(async |channel, api| SnapshotsClient::new(channel).remove(api.request(remove)).await))
+    }
+
     /// Creates the task and gives its pid.
     pub fn create_task(&self, id: &str, stdio: Option<&Stdio>) -> Result<i32, Status> {
-        let text = |path: &Path| path.to_string_lossy().into_owned();
         let mounts =
             services::snapshots::MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: self.snapshot_key(id) };
         let mut request = services::CreateTaskRequest {
             container_id: id.to_owned(),
-            stdin: stdio.and_then(|s| s.stdin.as_deref()).map(text).unwrap_or_default(),
-            stdout: stdio.map(|s| text(s.stdout.path())).unwrap_or_default(),
-            stderr: stdio.map(|s| text(s.stderr.path())).unwrap_or_default(),
+            stdin: stdio.and_then(|s| s.stdin.as_ref()).map(|path| path.display().to_string()).unwrap_or_default(),
+            stdout: stdio.map(|s| s.stdout.name()).unwrap_or_default(),
+            stderr: stdio.map(|s| s.stderr.name()).unwrap_or_default(),
             ..services::CreateTaskRequest::default()
         };
         let response = self.call(async |channel, api| {
@@ -175,6 +195,9 @@ impl Api {
             request.rootfs = mounts.into_inner().mounts;
             for mount in &mut request.rootfs {
                 mount.options.extend(api.layer_options.iter().cloned());
+            }
+            if let Some(upper) = &api.upper {
+                request.rootfs.iter_mut().for_each(|mount| redirect(mount, upper));
             }
             TasksClient::new(channel).create(api.request(request)).await
         })?;
@@ -206,6 +229,20 @@ impl Api {
             all,
         };
         self.tasks(async |mut tasks, api| tasks.kill(api.request(request)).await)?;
+        Ok(())
+    }
+
+    /// Stops all processes of the task.
+    pub fn pause(&self, id: &str) -> Result<(), Status> {
+        let request = services::PauseTaskRequest { container_id: id.to_owned() };
+        self.tasks(async |mut tasks, api| tasks.pause(api.request(request)).await)?;
+        Ok(())
+    }
+
+    /// Lets a paused task go on.
+    pub fn resume(&self, id: &str) -> Result<(), Status> {
+        let request = services::ResumeTaskRequest { container_id: id.to_owned() };
+        self.tasks(async |mut tasks, api| tasks.resume(api.request(request)).await)?;
         Ok(())
     }
 
@@ -286,6 +323,17 @@ impl Api {
         let answer = self.runtime.block_on(patient);
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer from containerd")));
         answer.map(Response::into_inner)
+    }
+}
+
+/// Gives an overlay another writable layer.
+fn redirect(mount: &mut Mount, upper: &Path) {
+    for option in &mut mount.options {
+        for (key, name) in [("upperdir", "upper"), ("workdir", "work")] {
+            if option.starts_with(&format!("{key}=")) {
+                *option = format!("{key}={}", upper.join(name).display());
+            }
+        }
     }
 }
 

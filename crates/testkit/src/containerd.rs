@@ -205,10 +205,10 @@ impl Containerd {
         Ok(())
     }
 
-    /// Stops it, lets `meanwhile` happen, and starts it again, as an upgrade of containerd on a node does; shims and
-    /// containers live on.
-    pub fn restart(&self, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.end(Signal::SIGTERM);
+    /// Ends it with this signal, lets `meanwhile` happen, and starts it again: TERM as an upgrade of containerd on a node
+    /// does, KILL as a crash. Shims and containers live on.
+    pub fn restart(&self, signal: Signal, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.end(signal);
         let happened = meanwhile();
         self.launch()?;
         happened

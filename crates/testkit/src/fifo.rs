@@ -1,4 +1,5 @@
-//! Stdio of a task as containerd's clients give it: fifos in a directory, with this process at the other ends.
+//! Stdio of a task as containerd's clients give it: fifos in a directory, with this process at the other ends, or a
+//! file for the output.
 
 use crate::wait;
 use anyhow::Result;
@@ -37,19 +38,17 @@ pub enum Input {
 impl Stdio {
     /// Makes the fifos `NAME-stdout` and so on, and begins to read.
     pub fn new(folder: &Path, name: &str, input: Input) -> Result<Self> {
-        let stdin = match input {
-            Input::Absent => None,
-            Input::Fifo => {
-                let path = folder.join(format!("{name}-stdin"));
-                mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
-                Some(path)
-            }
-        };
         Ok(Stdio {
-            stdin,
+            stdin: input.make(folder, name)?,
             stdout: Reader::new(folder.join(format!("{name}-stdout")))?,
             stderr: Reader::new(folder.join(format!("{name}-stderr")))?,
         })
+    }
+
+    /// With a file that takes stdout and stderr alike; it is the caller's.
+    pub fn to_file(folder: &Path, name: &str, input: Input, file: &Path) -> Result<Self> {
+        let reader = || Reader { path: file.to_owned(), fifo: None };
+        Ok(Stdio { stdin: input.make(folder, name)?, stdout: reader(), stderr: reader() })
     }
 
     /// Opens the writing end of stdin; waits for the shim to hold the reading end.
@@ -63,6 +62,19 @@ impl Stdio {
     }
 }
 
+impl Input {
+    fn make(self, folder: &Path, name: &str) -> Result<Option<PathBuf>> {
+        match self {
+            Input::Absent => Ok(None),
+            Input::Fifo => {
+                let path = folder.join(format!("{name}-stdin"));
+                mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+                Ok(Some(path))
+            }
+        }
+    }
+}
+
 impl Drop for Stdio {
     fn drop(&mut self) {
         if let Some(path) = &self.stdin {
@@ -71,10 +83,17 @@ impl Drop for Stdio {
     }
 }
 
-/// Gathers what is written to a fifo, in a thread of its own.
+/// What was written to one of the outputs.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
+    /// Absent if it is a file.
+    fifo: Option<Gathered>,
+}
+
+/// What was written to a fifo, by a thread that reads it.
+#[derive(Debug)]
+struct Gathered {
     bytes: Arc<Mutex<Vec<u8>>>,
     ended: Arc<AtomicBool>,
     abandoned: Arc<AtomicBool>,
@@ -86,24 +105,31 @@ impl Reader {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(nix::libc::O_NONBLOCK);
         let file = options.open(&path)?;
-        let reader = Reader { path, bytes: Arc::default(), ended: Arc::default(), abandoned: Arc::default() };
-        let (bytes, ended) = (reader.bytes.clone(), reader.ended.clone());
-        let abandoned = reader.abandoned.clone();
+        let gathered = Gathered { bytes: Arc::default(), ended: Arc::default(), abandoned: Arc::default() };
+        let (bytes, ended) = (gathered.bytes.clone(), gathered.ended.clone());
+        let abandoned = gathered.abandoned.clone();
         thread::spawn(move || {
             gather(file, &bytes, &abandoned);
             ended.store(true, Ordering::Release);
         });
-        Ok(reader)
+        Ok(Reader { path, fifo: Some(gathered) })
     }
 
-    /// The fifo.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// As a client names it to containerd.
+    pub fn name(&self) -> String {
+        match self.fifo {
+            Some(_) => self.path.display().to_string(),
+            None => format!("file://{}", self.path.display()),
+        }
     }
 
     /// What has come so far.
     pub fn text(&self) -> String {
-        let bytes = self.bytes.lock().expect("nothing panics with the lock");
+        let bytes = match &self.fifo {
+            Some(gathered) => gathered.bytes.lock().expect("nothing panics with the lock").clone(),
+            // Not there before the first container that writes to it.
+            None => fs::read(&self.path).unwrap_or_default(),
+        };
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -112,19 +138,23 @@ impl Reader {
         wait::until(&format!("{part:?} on {}", self.path.display()), || Ok(self.text().contains(part).then_some(())))
     }
 
-    /// Waits until all writers have closed it, and gives everything.
+    /// Waits until all writers have closed it, and gives everything. A file has no end to wait for.
     pub fn to_end(&self) -> Result<String> {
-        wait::until(&format!("end of {}", self.path.display()), || {
-            Ok(self.ended.load(Ordering::Acquire).then_some(()))
-        })?;
+        if let Some(gathered) = &self.fifo {
+            wait::until(&format!("end of {}", self.path.display()), || {
+                Ok(gathered.ended.load(Ordering::Acquire).then_some(()))
+            })?;
+        }
         Ok(self.text())
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.abandoned.store(true, Ordering::Release);
-        let _ = fs::remove_file(&self.path);
+        if let Some(gathered) = &self.fifo {
+            gathered.abandoned.store(true, Ordering::Release);
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -6,7 +6,6 @@
 
 mod bytes;
 mod json;
-mod random;
 mod told;
 mod toml;
 mod tree;
@@ -14,7 +13,7 @@ mod tree;
 pub use told::assert_told;
 pub use tree::{Tree, scratch};
 
-use random::Random;
+use crate::random::Random;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -19,6 +19,7 @@
 
 pub mod api;
 pub mod containerd;
+pub mod disk;
 pub mod fifo;
 pub mod floors;
 pub mod fuzz;
@@ -28,6 +29,7 @@ pub mod leftovers;
 pub mod namespace;
 pub mod node;
 pub mod process;
+pub mod random;
 pub mod run;
 pub mod spec;
 pub mod store;

@@ -84,7 +84,7 @@ impl Namespace {
     }
 
     /// The chain id of an imported image; empty if its root filesystem is.
-    pub(crate) fn chain_id(&self, reference: &str) -> String {
+    pub fn chain_id(&self, reference: &str) -> String {
         let imported = self.imported.lock().expect("nothing panics with the lock");
         imported.get(reference).cloned().unwrap_or_default()
     }
@@ -164,7 +164,7 @@ impl Namespace {
         let digest = crate::store::digest(wasm);
         let hex = digest.trim_start_matches("sha256:");
         let log = self.log();
-        log.lines().filter(|line| line.contains("compiled") && line.contains(hex)).count()
+        log.lines().filter(|line| line.contains(" compiled source=") && line.contains(hex)).count()
     }
 
     /// An operator file with this text for this test alone.

@@ -1,8 +1,11 @@
 //! What `/proc` says about processes.
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// The pids of all processes.
@@ -122,4 +125,28 @@ pub fn topmost_running(pid: i32, executable_path: &Path) -> Result<i32> {
 /// The threads of a process.
 pub fn threads(pid: i32) -> Result<usize> {
     Ok(status(pid)?["Threads"].parse()?)
+}
+
+/// The process that serves a unix socket, which must be there.
+pub fn server_of(socket: &Path) -> Result<i32> {
+    let connection = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+    Ok(getsockopt(&connection, PeerCredentials)?.pid())
+}
+
+/// Anonymous memory of a process in KiB, with what it shares counted in parts.
+pub fn anonymous_kib(pid: i32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).context("no Pss_Anon: Linux 5.9 or newer")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// Whether the process holds a lock of flock(2), others than those that it waits for.
+pub fn holds_lock(pid: i32) -> bool {
+    let table = fs::read_to_string("/proc/locks").unwrap_or_default();
+    // proc_locks(5): `1: FLOCK  ADVISORY  WRITE PID ...`, and `1: -> FLOCK ...` for who waits.
+    table.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(1) == Some(&"FLOCK") && words.get(4).and_then(|word| word.parse().ok()) == Some(pid)
+    })
 }

@@ -27,6 +27,7 @@ macro_rules! cases {
 pub struct Suite {
     shim: PathBuf,
     cases: Vec<(Version, &'static str, Case)>,
+    threads: Option<usize>,
 }
 
 /// The containerd of a version, started by the first case that needs it.
@@ -40,7 +41,13 @@ impl Suite {
     /// For this binary of the shim, unless the environment names another.
     pub fn new(shim: impl AsRef<Path>) -> Self {
         let elsewhere = std::env::var_os("WASM_TEST_SHIM").map(PathBuf::from);
-        Suite { shim: elsewhere.unwrap_or_else(|| shim.as_ref().to_owned()), cases: Vec::new() }
+        Suite { shim: elsewhere.unwrap_or_else(|| shim.as_ref().to_owned()), cases: Vec::new(), threads: None }
+    }
+
+    /// With one case at a time: each of them is meant to load the machine.
+    pub fn one_by_one(mut self) -> Self {
+        self.threads = Some(1);
+        self
     }
 
     /// Adds cases that run on each of the versions.
@@ -59,7 +66,8 @@ impl Suite {
 
     /// Runs what the command line selects; it takes the arguments that every test binary takes.
     pub fn run(self) -> ExitCode {
-        let arguments = Arguments::from_args();
+        let mut arguments = Arguments::from_args();
+        arguments.test_threads = self.threads.or(arguments.test_threads);
         if let Err(error) = node::check() {
             eprintln!("{error:#}");
             return ExitCode::FAILURE;

@@ -18,8 +18,10 @@ pub struct Draft<'a> {
     id: String,
     spec: Value,
     input: Input,
+    log_file: Option<PathBuf>,
     operator_file: PathBuf,
     layer_options: Option<[String; 2]>,
+    upper: Option<PathBuf>,
 }
 
 impl<'a> Draft<'a> {
@@ -31,8 +33,10 @@ impl<'a> Draft<'a> {
             spec: spec::linux(namespace.name(), &id, &command),
             id,
             input: Input::Absent,
+            log_file: None,
             operator_file: namespace.containerd().operator_file(),
             layer_options: None,
+            upper: None,
         }
     }
 
@@ -75,6 +79,18 @@ impl<'a> Draft<'a> {
         self
     }
 
+    /// With stdout and stderr appended to a file, as `ctr run --log-uri file://` has it, instead of fifos.
+    pub fn log_file(mut self, path: &Path) -> Self {
+        self.log_file = Some(path.to_owned());
+        self
+    }
+
+    /// With the writes to its root filesystem in this directory.
+    pub fn upper(mut self, path: &Path) -> Self {
+        self.upper = Some(path.to_owned());
+        self
+    }
+
     /// With another operator file.
     pub fn operator_file(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.operator_file);
@@ -93,8 +109,15 @@ impl<'a> Draft<'a> {
         if let Some(options) = self.layer_options {
             api = api.layer_options(options);
         }
-        let (id, containerd) = (self.id, self.namespace.containerd());
-        let stdio = Stdio::new(&containerd.fifos(), &format!("{}-{id}", self.namespace.name()), self.input)?;
+        if let Some(upper) = &self.upper {
+            api = api.upper(upper);
+        }
+        let (id, fifos) = (self.id, self.namespace.containerd().fifos());
+        let name = format!("{}-{id}", self.namespace.name());
+        let stdio = match &self.log_file {
+            None => Stdio::new(&fifos, &name, self.input)?,
+            Some(log) => Stdio::to_file(&fifos, &name, self.input, log)?,
+        };
         let parent = self.namespace.chain_id(&self.image);
         api.create_container(&id, &self.spec, &self.image, &parent)?;
         match api.create_task(&id, Some(&stdio)) {

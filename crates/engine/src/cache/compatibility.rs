@@ -31,7 +31,7 @@ pub(super) fn find_or_compute(cache: &Cache, variant: Variant) -> Result<String,
     let hash = key::compatibility(variant).map_err(|error| CacheError::Compiler { reason: format!("{error:#}") })?;
     let known = Known { boot, executable, hash };
     let content = serde_json::to_vec(&known).expect("a struct of numbers and strings is always valid JSON");
-    cache.write(&path, &content)?;
+    cache.note(&path, &content)?;
     Ok(known.hash)
 }
 

@@ -37,7 +37,7 @@ impl Cache {
         }
         let known = Known { identity: *identity, digest: *digest };
         let content = serde_json::to_vec(&known).expect("a struct of numbers and strings is always valid JSON");
-        self.write(&self.index_path(identity), &content)
+        self.note(&self.index_path(identity), &content)
     }
 
     fn index_path(&self, identity: &FileIdentity) -> PathBuf {

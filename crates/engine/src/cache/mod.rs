@@ -25,6 +25,7 @@ mod index;
 mod temp;
 
 use crate::artifact::Artifact;
+use crate::compile::is_full;
 use crate::config::Variant;
 use crate::hash::hash;
 use crate::key::ArtifactKey;
@@ -146,7 +147,7 @@ impl Cache {
                 return Ok(None);
             }
             let meta = Meta::new(identity.size, found.meta.sha256, Some(identity));
-            self.write(&entry::meta_path(&path), &meta.encode())?;
+            self.note(&entry::meta_path(&path), &meta.encode())?;
         }
         entry::mark_used(&path).map_err(read_error)?;
         Artifact::from_cache(found.file).map(Some).map_err(read_error)
@@ -187,7 +188,7 @@ impl Cache {
         pending.temp.persist(&path).map_err(|source| self.file_error("put in place", &path, source))?;
         // Renaming changes ctime, so the identity is taken now.
         let identity = entry::identity(&file).map_err(error)?;
-        self.write(&meta_path, &Meta::new(size, sha256, Some(identity)).encode())?;
+        self.note(&meta_path, &Meta::new(size, sha256, Some(identity)).encode())?;
         entry::mark_used(&path).map_err(error)?;
         eviction::run(&self.dir, self.size_bytes, &path)
             .map_err(|source| self.file_error("evict from", &self.dir, source))?;
@@ -198,6 +199,11 @@ impl Cache {
     pub fn discard(&self, key: &ArtifactKey) -> Result<(), CacheError> {
         let path = self.artifact_path(key);
         entry::discard(&path).map_err(|source| self.file_error("remove", &path, source))
+    }
+
+    /// What to say when the writer of a [`Pending`] found no room for it.
+    pub fn full(&self) -> CacheError {
+        CacheError::Full { dir: self.dir.clone(), source: io::ErrorKind::StorageFull.into() }
     }
 
     /// The hash of the compiler's settings for this build and processor, from the cache if it is there.
@@ -222,11 +228,24 @@ impl Cache {
         temp::replace(&self.dir.join(dir::TMP), path, content).map_err(|source| self.file_error("write", path, source))
     }
 
-    fn file_error(&self, action: &'static str, path: &Path, source: io::Error) -> CacheError {
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                CacheError::Full { dir: self.dir.clone(), source }
+    /// As [`Cache::write`], for what only saves work the next time: a full disk keeps nobody from running code that is
+    /// there.
+    fn note(&self, path: &Path, content: &[u8]) -> Result<(), CacheError> {
+        match self.write(path, content) {
+            Err(error @ CacheError::Full { .. }) => {
+                tracing::warn!(path = %path.display(), error = plan::one_line(&error), "not noted");
+                Ok(())
             }
+            noted => noted,
+        }
+    }
+
+    fn file_error(&self, action: &'static str, path: &Path, source: io::Error) -> CacheError {
+        let dir = || self.dir.clone();
+        match source.kind() {
+            _ if is_full(&source) => CacheError::Full { dir: dir(), source },
+            // The kernel makes a disk read-only after an error.
+            io::ErrorKind::ReadOnlyFilesystem => CacheError::Directory { dir: dir(), source },
             _ => CacheError::File { action, path: path.to_owned(), source },
         }
     }

@@ -22,14 +22,14 @@ pub(crate) const CASES: Cases = cases![
 ];
 
 /// An operator file with a cache of its own, and that cache.
-fn own_cache(node: &Namespace, more: &str) -> Result<(PathBuf, PathBuf)> {
+pub(crate) fn own_cache(node: &Namespace, more: &str) -> Result<(PathBuf, PathBuf)> {
     let dir = node.directory("cache")?.join("new");
     let file = node.operator_file(&format!("[cache]\ndir = {:?}\n{more}", dir.display().to_string()))?;
     Ok((file, dir))
 }
 
 /// An image with a module that nobody has compiled.
-fn fresh_image(node: &Namespace, mark: &str) -> Result<(Image, Vec<u8>)> {
+pub(crate) fn fresh_image(node: &Namespace, mark: &str) -> Result<(Image, Vec<u8>)> {
     let mark = format!("{} {mark}", node.name());
     let wasm = guests::padded(&guests::module("p1_hello.wat")?, &mark, 0);
     let image = Image::with_file(&format!("test.local/{}:1", node.fresh("i")), &wasm);
@@ -37,7 +37,7 @@ fn fresh_image(node: &Namespace, mark: &str) -> Result<(Image, Vec<u8>)> {
     Ok((image, wasm))
 }
 
-fn run(node: &Namespace, image: &Image, operator_file: &Path) -> Result<()> {
+pub(crate) fn run(node: &Namespace, image: &Image, operator_file: &Path) -> Result<()> {
     let task = node.task(image).operator_file(operator_file).create()?;
     task.start()?;
     let end = task.finish()?;
@@ -46,7 +46,7 @@ fn run(node: &Namespace, image: &Image, operator_file: &Path) -> Result<()> {
 }
 
 /// The compiled code in a cache.
-fn artifacts(cache: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn artifacts(cache: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     collect(cache, &mut found)?;
     // Code is an ELF file; the index, the locks and the rest are not.

@@ -2,18 +2,27 @@
 
 use crate::Cases;
 use crate::output::image_of;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
 use std::time::Duration;
 use testkit::guests::{self, Work};
+use testkit::node::{Feature, cgroup};
 use testkit::{Image, Namespace, cases, process, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::leftovers::nothing_after_two_hundred_cycles,
     crate::leftovers::nothing_after_the_shim_was_killed_before_start,
     crate::leftovers::nothing_after_the_shim_was_killed_while_running,
+    crate::leftovers::nothing_after_the_shim_was_killed_while_paused,
     crate::leftovers::nothing_after_the_shim_was_killed_after_the_exit,
+    crate::leftovers::nothing_after_the_shim_was_killed_while_creating,
+    crate::leftovers::nothing_after_the_shim_was_killed_while_deleting,
     crate::leftovers::nothing_after_the_shim_was_killed_while_compiling,
     crate::leftovers::a_deleted_id_can_be_used_again,
 ];
@@ -41,6 +50,7 @@ fn nothing_after_two_hundred_cycles(node: &Namespace) -> Result<()> {
 enum Step {
     Created,
     Running,
+    Paused,
     Exited,
 }
 
@@ -53,6 +63,9 @@ fn killed_shim(node: &Namespace, step: Step) -> Result<()> {
     let shim = process::parent(task.pid)?;
     if step != Step::Created {
         task.start_until("sleeping\n")?;
+    }
+    if step == Step::Paused {
+        task.api.pause(&task.id)?;
     }
     if step == Step::Exited {
         task.kill(9)?;
@@ -75,8 +88,117 @@ fn nothing_after_the_shim_was_killed_while_running(node: &Namespace) -> Result<(
     killed_shim(node, Step::Running)
 }
 
+fn nothing_after_the_shim_was_killed_while_paused(node: &Namespace) -> Result<()> {
+    killed_shim(node, Step::Paused)
+}
+
 fn nothing_after_the_shim_was_killed_after_the_exit(node: &Namespace) -> Result<()> {
     killed_shim(node, Step::Exited)
+}
+
+/// A cgroup above those of the namespace's containers that stops whatever enters it: what a shim waits for then never
+/// comes.
+struct Gate {
+    dir: PathBuf,
+}
+
+impl Gate {
+    fn shut(namespace: &str) -> Result<Gate> {
+        let gate = Gate { dir: cgroup("freezer", namespace) };
+        match fs::create_dir(&gate.dir) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => {}
+        }
+        gate.write("FROZEN", "1")?;
+        Ok(gate)
+    }
+
+    fn open(&self) -> Result<()> {
+        self.write("THAWED", "0")
+    }
+
+    fn write(&self, version_1: &str, version_2: &str) -> Result<()> {
+        let (file, word) = match Feature::CgroupV2.is_here() {
+            true => ("cgroup.freeze", version_2),
+            false => ("freezer.state", version_1),
+        };
+        Ok(fs::write(self.dir.join(file), word)?)
+    }
+
+    /// The processes of a container behind it.
+    fn held(&self, id: &str) -> Vec<i32> {
+        let text = fs::read_to_string(self.dir.join(id).join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // The shim removes it if it was there first.
+        let _ = self.open();
+        let _ = fs::remove_dir(&self.dir);
+    }
+}
+
+/// Between fork and ready: the container process stops when it joins its cgroup.
+fn nothing_after_the_shim_was_killed_while_creating(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_sleep.wat")?;
+    let volume = node.directory("v")?;
+    let draft = || node.task(&image).bind(&volume, "/missing/in/the/image", &["rbind", "ro"]);
+    // Compiled already, so that nothing else takes time.
+    draft().create()?.remove()?;
+    node.until_nothing_remains()?;
+    let gate = Gate::shut(node.name())?;
+    let draft = draft();
+    let id = draft.id().to_owned();
+    let created = thread::scope(|scope| {
+        let creating = scope.spawn(|| draft.create());
+        let held = wait::until("the container process is forked", || Ok(gate.held(&id).first().copied()));
+        let killed = held.and_then(|pid| Ok(kill(Pid::from_raw(process::parent(pid)?), Signal::SIGKILL)?));
+        gate.open()?;
+        killed.map(|()| creating.join().expect("it returns errors"))
+    })?;
+    let refused = created.err().context("created without a shim")?;
+    drop(gate);
+    node.until_nothing_remains().with_context(|| format!("{refused:#}"))?;
+    Ok(())
+}
+
+/// The shim waits for a process in the container's cgroup that does not end.
+fn nothing_after_the_shim_was_killed_while_deleting(node: &Namespace) -> Result<()> {
+    const KILLED: u64 = 1 << (Signal::SIGKILL as u64 - 1);
+    let image = image_of(node, "p1_sleep.wat")?;
+    let task = node.task(&image).create()?;
+    let shim = process::parent(task.pid)?;
+    task.start_until("sleeping\n")?;
+    task.kill(9)?;
+    task.wait()?;
+    let mut member = Command::new("sleep").arg("3600").spawn()?;
+    let pid = member.id().cast_signed();
+    fs::write(cgroup("freezer", &format!("{}/{}", node.name(), task.id)).join("cgroup.procs"), pid.to_string())?;
+    let gate = Gate::shut(node.name())?;
+    let outcome = thread::scope(|scope| {
+        let deleting = scope.spawn(|| node.api()?.delete_task(&task.id).map_err(anyhow::Error::from));
+        let reached = wait::until("the shim ends what is in the cgroup", || {
+            let Ok(status) = process::status(pid) else { return Ok(Some(())) };
+            let pending = u64::from_str_radix(&status["ShdPnd"], 16)?;
+            // Under version 2 it dies frozen as it is, and the delete may be through.
+            Ok((pending & KILLED != 0 || status["State"].starts_with('Z')).then_some(()))
+        });
+        let _ = kill(Pid::from_raw(shim), Signal::SIGKILL);
+        gate.open()?;
+        // It may fail, by version; what counts is what is left.
+        let _ = deleting.join().expect("it returns errors");
+        reached
+    });
+    member.kill()?;
+    member.wait()?;
+    outcome?;
+    drop(gate);
+    node.until_nothing_remains()?;
+    let _ = task.api.delete_task(&task.id);
+    task.api.delete_container(&task.id)?;
+    Ok(())
 }
 
 fn nothing_after_the_shim_was_killed_while_compiling(node: &Namespace) -> Result<()> {

@@ -173,7 +173,7 @@ fn an_exit_while_containerd_is_away_is_known(node: &Namespace) -> Result<()> {
     for task in [&ended, &running] {
         task.start_until("sleeping\n")?;
     }
-    containerd.restart(|| {
+    containerd.restart(Signal::SIGTERM, || {
         kill(Pid::from_raw(ended.pid), Signal::SIGTERM)?;
         wait::until("the guest has ended", || Ok((!process::exists(ended.pid)).then_some(())))
     })?;

@@ -3,6 +3,8 @@
 
 mod cache;
 mod confinement;
+mod deaths;
+mod disks;
 mod files;
 mod group;
 mod hooks;
@@ -17,8 +19,10 @@ mod output;
 mod profiles;
 mod refusals;
 mod resources;
+mod restarts;
 mod signals;
 mod systemd;
+mod upgrade;
 mod users;
 
 use std::process::ExitCode;
@@ -51,6 +55,10 @@ fn main() -> ExitCode {
         .on(&current, resources::CASES)
         .on_nodes_with(Feature::Systemd, &[Version::V2_4], systemd::CASES)
         .on(&current, leftovers::CASES)
+        .on(&current, deaths::CASES)
+        .on(&current, disks::CASES)
+        .on(&current, restarts::CASES)
+        .on(&current, upgrade::CASES)
         .run()
 }
 

@@ -3,7 +3,6 @@
 use crate::Cases;
 use crate::output::image_of;
 use anyhow::{Context, Result, ensure};
-use containerd_client::services::v1 as services;
 use serde_json::{Value, json};
 use testkit::api::Api;
 use testkit::node::Feature;
@@ -18,15 +17,11 @@ pub(crate) const CASES: Cases = cases![
 ];
 
 fn pause(api: &Api, id: &str) -> Result<()> {
-    let request = services::PauseTaskRequest { container_id: id.to_owned() };
-    api.tasks(async |mut tasks, api| tasks.pause(api.request(request)).await).context("pause")?;
-    Ok(())
+    api.pause(id).context("pause")
 }
 
 fn resume(api: &Api, id: &str) -> Result<()> {
-    let request = services::ResumeTaskRequest { container_id: id.to_owned() };
-    api.tasks(async |mut tasks, api| tasks.resume(api.request(request)).await).context("resume")?;
-    Ok(())
+    api.resume(id).context("resume")
 }
 
 fn spinning(node: &Namespace) -> Result<Task> {

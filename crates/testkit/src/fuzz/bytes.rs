@@ -1,6 +1,6 @@
 //! Variations of bytes, whatever they mean, and the pieces of text that parsers and paths stumble over.
 
-use super::random::Random;
+use crate::random::Random;
 
 /// Text that means something to a path, a parser, a terminal or a log.
 pub(super) const PIECES: [&str; 36] = [
@@ -53,7 +53,7 @@ pub(super) fn edit(bytes: &[u8], donor: &[u8], random: &mut Random) -> Vec<u8> {
         1 => drop(edited.drain(at..end)),
         2 => edited.truncate(at),
         3 => drop(edited.splice(at..at, random.pick(&PIECES).bytes())),
-        4 => drop(edited.splice(at..end, [random.next() as u8])),
+        4 => drop(edited.splice(at..end, [random.draw() as u8])),
         5 => {
             let number = random.pick(&NUMBERS).to_le_bytes();
             let end = (at + number.len()).min(edited.len());

@@ -2,7 +2,7 @@
 //! stays what it was, so that the change gets past the parser.
 
 use super::bytes::edit_text;
-use super::random::Random;
+use crate::random::Random;
 use serde_json::Value;
 
 /// Values as text, since some of them are none that serde_json could hold.

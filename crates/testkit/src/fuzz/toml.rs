@@ -1,7 +1,7 @@
 //! Variations of TOML by its lines: a key, a value or a header changes, and the rest stays what it was.
 
 use super::bytes::edit_text;
-use super::random::Random;
+use crate::random::Random;
 
 const VALUES: [&str; 30] = [
     "''",

@@ -1,0 +1,162 @@
+//! The `delete` action on what shims of other releases left: it reads their records, or touches nothing.
+
+use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::api::DeleteResponse;
+use protobuf::Message;
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use testkit::node;
+
+const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-wasm-v1");
+
+/// What a container whose shim was killed leaves: a bundle, a process in a cgroup, a mount point in its root filesystem.
+struct Leavings {
+    dir: tempfile::TempDir,
+    cgroup: String,
+    process: Child,
+}
+
+impl Leavings {
+    fn new(name: &str) -> Result<Leavings> {
+        let dir = tempfile::tempdir()?;
+        for folder in ["bundle/rootfs", "lower/etc", "upper/missing/point", "work"] {
+            fs::create_dir_all(dir.path().join(folder))?;
+        }
+        fs::write(dir.path().join("upper/written"), "by the guest")?;
+        let cgroup = format!("/delete-{name}-{}/c", std::process::id());
+        let process = Command::new("sleep").arg("3600").spawn()?;
+        let leavings = Leavings { dir, cgroup, process };
+        for folder in leavings.cgroups() {
+            fs::create_dir_all(&folder)?;
+            fs::write(folder.join("cgroup.procs"), leavings.process.id().to_string())?;
+        }
+        Ok(leavings)
+    }
+
+    fn bundle(&self) -> PathBuf {
+        self.dir.path().join("bundle")
+    }
+
+    fn cgroups(&self) -> [PathBuf; 2] {
+        ["pids", "memory"].map(|controller| node::cgroup(controller, &self.cgroup))
+    }
+
+    /// As release 0.1.0 writes it.
+    fn record(&self) -> Value {
+        let dir = |name: &str| self.dir.path().join(name).display().to_string();
+        json!({
+            "version": 1,
+            "pid": self.process.id(),
+            "cgroup": self.cgroup,
+            "layers": [{
+                "kind": "overlay",
+                "source": "overlay",
+                "target": "",
+                "options": [
+                    format!("lowerdir={}", dir("lower")),
+                    format!("upperdir={}", dir("upper")),
+                    format!("workdir={}", dir("work")),
+                ],
+            }],
+            "mount_points": [
+                { "path": "/missing", "kind": "Directory" },
+                { "path": "/missing/point", "kind": "Directory" },
+            ],
+        })
+    }
+
+    fn write(&self, record: &Value) -> Result<()> {
+        Ok(fs::write(self.bundle().join("wasm.json"), record.to_string())?)
+    }
+
+    /// As containerd runs it: in the bundle.
+    fn delete(&self) -> Result<Output> {
+        let socket = self.dir.path().join("c.sock");
+        let mut command = Command::new(SHIM);
+        command.args(["-namespace", "n", "-id", "c", "-bundle"]).arg(self.bundle());
+        command.arg("-address").arg(socket).arg("delete");
+        command.current_dir(self.bundle()).stdin(Stdio::null());
+        command.output().context("run the shim")
+    }
+
+    /// Fails unless all is as it was.
+    fn check_untouched(&mut self) -> Result<()> {
+        ensure!(self.process.try_wait()?.is_none(), "the process was ended");
+        ensure!(self.cgroups().iter().all(|folder| folder.exists()), "a cgroup was removed");
+        ensure!(self.dir.path().join("upper/missing/point").exists(), "the mount point was removed");
+        ensure!(self.bundle().join("wasm.json").exists(), "the record was removed");
+        Ok(())
+    }
+}
+
+impl Drop for Leavings {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        for folder in self.cgroups() {
+            let _ = fs::remove_dir(&folder);
+            let _ = folder.parent().map(fs::remove_dir);
+        }
+    }
+}
+
+#[test]
+fn a_record_of_the_first_release_is_undone() -> Result<()> {
+    let mut left = Leavings::new("first")?;
+    left.write(&left.record())?;
+    let output = left.delete()?;
+    ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let response = DeleteResponse::parse_from_bytes(&output.stdout)?;
+    ensure!(response.pid == left.process.id() && response.exit_status == 137, "{response:?}");
+    ensure!(left.process.wait()?.signal() == Some(9), "the process was not killed");
+    let upper = left.dir.path().join("upper");
+    ensure!(!upper.join("missing").exists(), "a mount point stays");
+    ensure!(fs::read_to_string(upper.join("written"))? == "by the guest", "what the guest wrote is gone");
+    ensure!(left.cgroups().iter().all(|folder| !folder.exists()), "a cgroup stays");
+    let bundle: Vec<PathBuf> = fs::read_dir(left.bundle())?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    ensure!(bundle == [left.bundle().join("rootfs")], "{bundle:?}");
+    ensure!(!is_mounted(&left.bundle().join("rootfs"))?, "the root filesystem is mounted");
+    // And again, as containerd may.
+    let output = left.delete()?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
+fn is_mounted(path: &Path) -> Result<bool> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let path = path.display().to_string();
+    Ok(table.lines().any(|line| line.split(' ').nth(4) == Some(path.as_str())))
+}
+
+/// In one line that names the file and the remedy, with nothing on stdout.
+fn check_refusal(record: impl FnOnce(Value) -> Value, parts: &[&str]) -> Result<()> {
+    let mut left = Leavings::new(parts.join("").len().to_string().as_str())?;
+    left.write(&record(left.record()))?;
+    let output = left.delete()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    let file = left.bundle().join("wasm.json").display().to_string();
+    let named = text.contains(&file) && parts.iter().all(|part| text.contains(part));
+    ensure!(text.lines().count() == 1 && named, "{text}");
+    left.check_untouched()
+}
+
+#[test]
+fn a_record_of_a_later_release_is_refused_and_nothing_is_touched() -> Result<()> {
+    let parts = ["has version 99, and this shim reads up to 1", "use the shim that wrote it"];
+    let later = |mut record: Value| {
+        record["version"] = json!(99);
+        record
+    };
+    check_refusal(later, &parts)?;
+    // Whatever else it says by then.
+    check_refusal(|_| json!({ "version": 99, "cgroups": ["/a"], "pid": { "pidfd": true } }), &parts)
+}
+
+#[test]
+fn a_record_that_is_no_record_is_refused_and_nothing_is_touched() -> Result<()> {
+    check_refusal(|record| json!([record]), &["parse"])
+}
