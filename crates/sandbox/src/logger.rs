@@ -74,7 +74,8 @@ impl Logger {
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             args.extend([name.into_owned(), value.into_owned()].into_iter().filter(|word| !word.is_empty()));
         }
-        let inherited = std::env::vars().map(|(name, value)| format!("{name}={value}"));
+        let inherited =
+            std::env::vars_os().filter_map(|(name, value)| Some(format!("{}={}", name.to_str()?, value.to_str()?)));
         let own = [format!("CONTAINER_ID={id}"), format!("CONTAINER_NAMESPACE={namespace}")];
         let env: Vec<String> = inherited.chain(own).collect();
         match args.iter().any(|word| word.contains('\0')) {
@@ -91,6 +92,10 @@ impl Logger {
         let rest = vec![stdout.as_fd(), stderr.as_fd(), ends.ready.as_fd()];
         let descriptors = Descriptors { stdio: [null.as_fd(); 3], rest };
         process::fork(0, &descriptors, |channel, rest| {
+            // A group of its own, as for hooks.
+            if nix::unistd::setsid().is_err() {
+                return;
+            }
             // Out of the way of the ends, and gone once the program is there, which tells that it is.
             let Ok(parked) = syscall::duplicate_above(channel.as_fd(), FIRST + 16) else { return };
             let Err(error) = self.become_logger(rest);

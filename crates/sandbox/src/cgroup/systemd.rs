@@ -4,7 +4,7 @@
 //! A child process asks, since the shim must not wait for systemd on its only thread, and the container process is not
 //! to pay for the memory of it.
 
-use super::v2::weight;
+use super::v2::{swap, weight};
 use super::{Cgroup, Version};
 use crate::channel::ChildEnd;
 use crate::process::{self, Descriptors, Spawned};
@@ -18,13 +18,15 @@ use rustbus::{DuplexConn, MessageBuilder, RpcConn};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOCKET: &str = "/run/systemd/private";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const OBJECT: &str = "/org/freedesktop/systemd1";
 /// How long systemd may take for an answer: it may be starting other units.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks for an answer, or for the process in its scope.
+const LOOK: Duration = Duration::from_millis(100);
 /// The kernel ends the child after this many seconds, since the library waits for the first words on a connection without
 /// a bound of its own.
 const LIFETIME_S: u32 = 45;
@@ -125,8 +127,15 @@ impl Scope {
         request.body.push_old_params(&body).map_err(|error| self.failed(ACTION)(error.into()))?;
         let reply = self.call(&mut systemd, ACTION, &mut request)?;
         let job: ObjectPath<String> = reply.body.parser().get().map_err(|error| self.failed(ACTION)(error.into()))?;
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let signal = systemd.wait_signal(Timeout::Duration(PATIENCE)).map_err(self.failed(ACTION))?;
+            let signal = match systemd.wait_signal(Timeout::Duration(LOOK)) {
+                Ok(signal) => signal,
+                // A busy systemd tells late what is done already: the process is there once the limits are.
+                Err(rustbus::connection::Error::TimedOut) if self.holds(pid) => return Ok(()),
+                Err(rustbus::connection::Error::TimedOut) if Instant::now() < deadline => continue,
+                Err(error) => return Err(self.failed(ACTION)(error)),
+            };
             if signal.dynheader.member.as_deref() != Some("JobRemoved") {
                 continue;
             }
@@ -138,6 +147,11 @@ impl Scope {
                 result => return Err(self.refused(ACTION, format!("its job ended as {result}"))),
             }
         }
+    }
+
+    fn holds(&self, pid: u32) -> bool {
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        groups.lines().any(|line| line.rsplit('/').next() == Some(self.name.as_str()))
     }
 
     /// Changes the limits that systemd knows; the others are not its business.
@@ -157,14 +171,18 @@ impl Scope {
         action: &'static str,
         request: &mut MarshalledMessage,
     ) -> Result<MarshalledMessage, Error> {
-        let sent = systemd.send_message(request).and_then(|message| {
-            message.write_all().map_err(|(message, error)| {
-                message.force_finish();
-                error
-            })
-        });
-        let reply = sent.and_then(|serial| systemd.wait_response(serial, Timeout::Duration(PATIENCE)));
-        let reply = reply.map_err(self.failed(action))?;
+        let serial = send(systemd, request).map_err(self.failed(action))?;
+        let deadline = Instant::now() + PATIENCE;
+        let reply = loop {
+            match systemd.wait_response(serial, Timeout::Duration(LOOK)) {
+                Ok(reply) => break reply,
+                // systemd 252 leaves a first message that it has read with the end of the handshake until more comes.
+                Err(rustbus::connection::Error::TimedOut) if Instant::now() < deadline => {
+                    send(systemd, &mut ping()).map_err(self.failed(action))?;
+                }
+                Err(error) => return Err(self.failed(action)(error)),
+            }
+        };
         match reply.typ {
             MessageType::Error => Err(self.refused(action, reply.body.parser().get().unwrap_or_default())),
             _ => Ok(reply),
@@ -189,7 +207,8 @@ impl Scope {
         ];
         let (of_version, sets) = match self.version {
             Version::V1 => {
-                let numbers = [("MemoryLimit", memory.limit.map(number)), ("CPUShares", cpu.shares), ("", None)];
+                let none = ("", None);
+                let numbers = [("MemoryLimit", memory.limit.map(number)), ("CPUShares", cpu.shares), none, none, none];
                 (numbers, [("", None), ("", None)])
             }
             Version::V2 => {
@@ -197,6 +216,9 @@ impl Scope {
                     ("MemoryMax", memory.limit.map(number)),
                     ("MemoryLow", memory.reservation),
                     ("CPUWeight", cpu.shares.map(weight)),
+                    // Set again by systemd with the limit of memory.
+                    ("MemorySwapMax", swap(memory).map(number)),
+                    ("MemoryHigh", limits.unified.get("memory.high").and_then(|bytes| bytes.trim().parse().ok())),
                 ];
                 (numbers, [("AllowedCPUs", cpu.cpus.as_deref()), ("AllowedMemoryNodes", cpu.mems.as_deref())])
             }
@@ -217,6 +239,17 @@ fn connect() -> Result<RpcConn, Error> {
     unsafe { std::env::set_var("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={SOCKET}")) };
     let address = rustbus::get_session_bus_path().map_err(Error::Connect)?;
     Ok(RpcConn::new(DuplexConn::connect_to_bus(address, false).map_err(Error::Connect)?))
+}
+
+fn send(systemd: &mut RpcConn, message: &mut MarshalledMessage) -> Result<u32, rustbus::connection::Error> {
+    systemd.send_message(message)?.write_all().map_err(|(message, error)| {
+        message.force_finish();
+        error
+    })
+}
+
+fn ping() -> MarshalledMessage {
+    MessageBuilder::new().call("Ping").with_interface("org.freedesktop.DBus.Peer").on(OBJECT).build()
 }
 
 fn method(name: &str) -> MarshalledMessage {

@@ -22,6 +22,7 @@ use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, Freeze};
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::{Notify, watch as channel};
@@ -54,6 +55,8 @@ pub(crate) struct Task {
     pub(crate) request: Request,
     state: Mutex<State>,
     container: Mutex<Option<Container>>,
+    /// Whether it was sent SIGKILL.
+    killed: AtomicBool,
     /// Says when the state changed.
     changes: channel::Sender<()>,
     /// Held while the container is stopped, released, or given other limits.
@@ -157,7 +160,7 @@ impl Tasks {
         if task.state().exit().is_some() {
             return Err(TaskError::Finished(id.to_owned()));
         }
-        let changed = limits::change(self, id, &cgroup, pid, &update.limits).await;
+        let changed = limits::change(self, &task, &cgroup, pid, &update.limits).await;
         changed.map_err(|source| TaskError::Update { id: id.to_owned(), source })
     }
 
@@ -178,6 +181,8 @@ impl Tasks {
             let _ = task.kill(KILL);
             task.exit().await?;
         }
+        // An update that waits for systemd must not make anew what is removed here.
+        let _one_at_a_time = task.changing.lock().await;
         let exit = task.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
         let container = locked(&task.container).take();
         if let Some(container) = container
@@ -231,6 +236,7 @@ impl Tasks {
         let task = Arc::new(Task {
             state: Mutex::new(State::Creating),
             container: Mutex::default(),
+            killed: AtomicBool::default(),
             changes: channel::Sender::new(()),
             changing: tokio::sync::Mutex::default(),
             request,
@@ -276,6 +282,9 @@ impl Task {
             State::Stopped { .. } | State::Deleting { .. } => return Err(TaskError::Finished(id())),
             State::Created { .. } | State::Running { .. } | State::Paused { .. } => {}
         }
+        if signal == KILL {
+            self.killed.store(true, Ordering::Relaxed);
+        }
         let child = locked(&self.container).as_ref().map(Container::child);
         let sent = child.map_or(Ok(()), |child| child.signal(signal));
         sent.map_err(|source| match source.kind() {
@@ -301,7 +310,10 @@ impl Task {
         self.state().after(&step).map_err(|from| self.refused(from, &step))?;
         let failed = |source| TaskError::Cgroup { id: self.request.id.clone(), action: step.name(), source };
         self.cgroup()?.freeze(wanted).await.map_err(failed)?;
-        // It may have been killed meanwhile, by the kernel for one.
+        // It may have been killed meanwhile: by the kernel, or by a signal that it meets when it goes on.
+        if self.killed.load(Ordering::Relaxed) {
+            self.cgroup()?.thaw().map_err(failed)?;
+        }
         Ok(self.transition(step)?.pid().unwrap_or_default())
     }
 

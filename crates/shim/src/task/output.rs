@@ -42,7 +42,7 @@ impl RunningLogger {
     pub(super) async fn finish(&self, id: &str) {
         if timeout(ENDING, self.0.wait()).await.is_err() {
             tracing::warn!(id, "the container's logger did not end with the output and is killed");
-            self.0.end().await;
+            self.0.end_group().await;
         }
     }
 }
@@ -74,7 +74,7 @@ async fn run(tasks: &Tasks, wanted: LoggerToRun) -> Result<RunningLogger, Output
         Ok(Err(reason)) => reason,
         Err(_) => format!("did not say that it is ready within {} s", STARTING.as_secs()),
     };
-    child.end().await;
+    child.end_group().await;
     Err(OutputError::Logger { path, reason: failure })
 }
 
