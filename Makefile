@@ -7,7 +7,7 @@ SHIM := $(TARGET_DIR)/containerd-shim-wasm-v1
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm fuzz lint install deps clean
+.PHONY: help build demo test test-churn test-vm fuzz lint install deps clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -29,6 +29,11 @@ test: lint build ## Check format and lints, then run all tests, unit and on real
 SECONDS ?= 60
 fuzz: ## Vary the inputs in crates/*/corpus for SECONDS (60) per target; what fails is kept there
 	FUZZ_SECONDS=$(SECONDS) cargo test --release --locked --workspace --lib -- --nocapture --test-threads=2 fuzz_tests::
+
+N ?= 10000
+test-churn: build ## Make and delete N (10000) containers per containerd, a tenth of them hurt (root)
+	test/containerd.sh
+	CHURN_TASKS=$(N) cargo test --release --locked --workspace --test churn
 
 test-vm: ## Run the integration tests in a VM with cgroup v2, systemd and AppArmor (root, amd64)
 	@test/deps.sh vm

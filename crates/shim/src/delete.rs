@@ -9,8 +9,9 @@ use containerd_shim_protos::api::DeleteResponse;
 use protobuf::{Message, MessageField};
 use sandbox::cgroup::Cgroup;
 use sandbox::hooks::{self, Moment, Place};
+use sandbox::rootfs::RootfsError;
 use sandbox::{Record, rootfs};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -47,7 +48,11 @@ fn undo(bundle: &Path, record: &Record) -> anyhow::Result<()> {
     }
     // The shim's mounts ended with it. The mount points it made are below them.
     rootfs::enter_own_mount_namespace().context("make a mount namespace")?;
-    rootfs::mount_all(&root, &record.layers)?;
+    match rootfs::mount_all(&root, &record.layers) {
+        // Clients may remove the snapshot as soon as the task is gone for them, and the mount points with it.
+        Err(RootfsError::Mount { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        mounted => mounted?,
+    }
     rootfs::remove_mount_points(&root, &record.mount_points);
     Ok(rootfs::unmount(&root)?)
 }

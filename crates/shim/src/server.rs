@@ -59,6 +59,9 @@ fn run(settings: Settings, listener: UnixListener) -> anyhow::Result<()> {
         let publisher = Publisher::start(settings.ttrpc, settings.namespace.clone());
         let containerd = oci::Containerd { address: settings.grpc, namespace: settings.namespace };
         let tasks = Tasks::new(containerd, settings.address, spawner, publisher.clone(), quit.clone());
+        let tasks = Arc::new(tasks);
+        let watched = tasks.clone();
+        tokio::spawn(async move { watched.end_when_forgotten().await });
         let server = listen(listener, Service::new(tasks)).await?;
         anyhow::Ok((server, publisher))
     })?;

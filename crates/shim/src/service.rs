@@ -21,8 +21,8 @@ pub(crate) struct Service {
 type Reply<T> = ttrpc::Result<T>;
 
 impl Service {
-    pub(crate) fn new(tasks: Tasks) -> Service {
-        Service { tasks: Arc::new(tasks) }
+    pub(crate) fn new(tasks: Arc<Tasks>) -> Service {
+        Service { tasks }
     }
 }
 

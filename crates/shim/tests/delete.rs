@@ -125,6 +125,22 @@ fn a_record_of_the_first_release_is_undone() -> Result<()> {
     Ok(())
 }
 
+/// A client removes it as soon as the task is gone for it, which is before containerd runs the action.
+#[test]
+fn a_root_filesystem_that_is_gone_is_no_obstacle() -> Result<()> {
+    let mut left = Leavings::new("gone")?;
+    left.write(&left.record())?;
+    for folder in ["upper", "work"] {
+        fs::remove_dir_all(left.dir.path().join(folder))?;
+    }
+    let output = left.delete()?;
+    ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    ensure!(left.process.wait()?.signal() == Some(9), "the process was not killed");
+    ensure!(left.cgroups().iter().all(|folder| !folder.exists()), "a cgroup stays");
+    ensure!(!left.bundle().join("wasm.json").exists(), "the record stays");
+    Ok(())
+}
+
 fn is_mounted(path: &Path) -> Result<bool> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     let path = path.display().to_string();

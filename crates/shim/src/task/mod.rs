@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch as channel};
 
 pub(crate) use create::CreateError;
@@ -41,14 +41,22 @@ pub(crate) struct Tasks {
     publisher: Publisher,
     /// Told when the shim is to end.
     quit: Arc<Notify>,
+    /// Told when the last task is gone.
+    vacant: Notify,
 }
 
 #[derive(Default)]
 struct Registry {
     tasks: HashMap<String, Arc<Task>>,
+    /// Tasks so far.
+    made: u64,
     /// The shim ends once it has no tasks.
     closed: bool,
 }
+
+/// How long a shim may be without a task. Between `start` and the first create, and between the containers of a pod
+/// without a pause container, lie milliseconds, on a node out of breath seconds.
+const FORGOTTEN: Duration = Duration::from_secs(30);
 
 /// One task: a container and where it stands.
 pub(crate) struct Task {
@@ -71,7 +79,7 @@ impl Tasks {
         publisher: Publisher,
         quit: Arc<Notify>,
     ) -> Tasks {
-        Tasks { tasks: Mutex::default(), containerd, address, spawner, publisher, quit }
+        Tasks { tasks: Mutex::default(), containerd, address, spawner, publisher, quit, vacant: Notify::new() }
     }
 
     /// The task of that id, once it is created. No task has processes besides its first one yet.
@@ -219,9 +227,36 @@ impl Tasks {
         self.end_if_empty(&registry);
     }
 
+    /// Ends the shim when it has had no task for a while. It is containerd that ends shims, and one that was killed, or
+    /// whose client gave up, between the delete of a task and that of its shim never will; nor does the next one, which
+    /// finds the shim without a task.
+    pub(crate) async fn end_when_forgotten(&self) {
+        loop {
+            let before = locked(&self.tasks).made;
+            tokio::select! {
+                () = tokio::time::sleep(FORGOTTEN) => {}
+                // Vacant from now on.
+                () = self.vacant.notified() => continue,
+            }
+            let vacant = {
+                let registry = locked(&self.tasks);
+                registry.tasks.is_empty() && registry.made == before
+            };
+            if vacant {
+                tracing::info!("nobody has asked this shim for a task in {FORGOTTEN:?}: it leaves");
+                return self.shut_down();
+            }
+            self.vacant.notified().await;
+        }
+    }
+
     fn end_if_empty(&self, registry: &Registry) {
-        if registry.closed && registry.tasks.is_empty() {
-            self.quit.notify_one();
+        if !registry.tasks.is_empty() {
+            return;
+        }
+        match registry.closed {
+            true => self.quit.notify_one(),
+            false => self.vacant.notify_one(),
         }
     }
 
@@ -241,6 +276,7 @@ impl Tasks {
             changing: tokio::sync::Mutex::default(),
             request,
         });
+        registry.made += 1;
         registry.tasks.insert(task.request.id.clone(), task.clone());
         Ok(task)
     }
