@@ -191,7 +191,7 @@ impl<'a> Worker<'a> {
     fn start(&mut self, id: &str) -> Result<()> {
         loop {
             match self.call(|api| api.start(id))? {
-                Answer::Told(started) => return Ok(started.map(drop).context("start")?),
+                Answer::Told(started) => return started.map(drop).context("start"),
                 Answer::Away => {
                     let state = self.insist(|api| api.state(id))?.context("look at it after containerd was away")?;
                     if state.status != "CREATED" {
