@@ -3,6 +3,7 @@
 mod container;
 mod create;
 mod error;
+mod forgotten;
 pub(crate) mod hooks;
 mod limits;
 mod output;
@@ -24,7 +25,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio::sync::{Notify, watch as channel};
 
 pub(crate) use create::CreateError;
@@ -53,10 +54,6 @@ struct Registry {
     /// The shim ends once it has no tasks.
     closed: bool,
 }
-
-/// How long a shim may be without a task. Between `start` and the first create, and between the containers of a pod
-/// without a pause container, lie milliseconds, on a node out of breath seconds.
-const FORGOTTEN: Duration = Duration::from_secs(30);
 
 /// One task: a container and where it stands.
 pub(crate) struct Task {
@@ -225,29 +222,6 @@ impl Tasks {
             tracing::error!(error = plan::one_line(&error), "the shim's socket stays");
         }
         self.end_if_empty(&registry);
-    }
-
-    /// Ends the shim when it has had no task for a while. It is containerd that ends shims, and one that was killed, or
-    /// whose client gave up, between the delete of a task and that of its shim never will; nor does the next one, which
-    /// finds the shim without a task.
-    pub(crate) async fn end_when_forgotten(&self) {
-        loop {
-            let before = locked(&self.tasks).made;
-            tokio::select! {
-                () = tokio::time::sleep(FORGOTTEN) => {}
-                // Vacant from now on.
-                () = self.vacant.notified() => continue,
-            }
-            let vacant = {
-                let registry = locked(&self.tasks);
-                registry.tasks.is_empty() && registry.made == before
-            };
-            if vacant {
-                tracing::info!("nobody has asked this shim for a task in {FORGOTTEN:?}: it leaves");
-                return self.shut_down();
-            }
-            self.vacant.notified().await;
-        }
     }
 
     fn end_if_empty(&self, registry: &Registry) {
