@@ -59,9 +59,13 @@ fn remove(node: &Namespace, task: Task, unit: &str) -> Result<()> {
 }
 
 fn gone(node: &Namespace, unit: &str) -> Result<()> {
-    let listed = || systemctl(&["list-units", "--all", "--no-legend", "--plain", unit]);
-    wait::until("systemd forgets the scope", || Ok(listed()?.is_empty().then_some(())))?;
+    forgotten(unit)?;
     node.until_nothing_remains()
+}
+
+fn forgotten(unit: &str) -> Result<()> {
+    let listed = || systemctl(&["list-units", "--all", "--no-legend", "--plain", unit]);
+    wait::until("systemd forgets the scope", || Ok(listed()?.is_empty().then_some(())))
 }
 
 fn file(task: &Task, name: &str) -> Result<String> {
@@ -126,7 +130,8 @@ fn limits_last_through_a_reload(node: &Namespace) -> Result<()> {
     {
         ensure!(file(&task, name)? == value, "{name} is {}", file(&task, name)?);
     }
-    remove(node, other, &other_unit)?;
+    other.remove()?;
+    forgotten(&other_unit)?;
     remove(node, task, &unit)
 }
 
