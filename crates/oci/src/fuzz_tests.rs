@@ -88,7 +88,7 @@ fn check_mount(mount: &plan::Mount) {
 fn check_isolation(isolation: &plan::Isolation) {
     let cgroup = isolation.cgroup.path();
     assert!(is_clean(Path::new(&cgroup)) && cgroup != "/" && !cgroup.contains('\0'), "{isolation:?}");
-    for (name, _) in &isolation.sysctls {
+    for name in isolation.sysctls.keys() {
         // Joined to `/proc/sys`, it must stay below.
         assert!(is_clean(&Path::new("/").join(name)) && !name.starts_with('/'), "{isolation:?}");
     }
@@ -132,9 +132,18 @@ fn check_plan(spec: &Value, lowered: &Lowered) {
         assert!(plan.limits.guest_bytes(Some(limit)).is_some_and(|bytes| bytes < limit), "{:?}", plan.limits);
     }
     // Joined to the cgroup's directory, each names a file in it.
-    assert!(plan.limits.unified.keys().all(|name| !name.contains(['/', '\0']) && name.contains('.')), "{:?}", plan.limits);
-    let hooks = [&plan.hooks.create_runtime, &plan.hooks.create_container, &plan.hooks.start_container, &plan.hooks.poststop];
-    assert!(hooks.into_iter().flatten().all(|hook| hook.path.is_absolute() && !has_null(&hook.path)), "{:?}", plan.hooks);
+    assert!(
+        plan.limits.unified.keys().all(|name| !name.contains(['/', '\0']) && name.contains('.')),
+        "{:?}",
+        plan.limits
+    );
+    let hooks =
+        [&plan.hooks.create_runtime, &plan.hooks.create_container, &plan.hooks.start_container, &plan.hooks.poststop];
+    assert!(
+        hooks.into_iter().flatten().all(|hook| hook.path.is_absolute() && !has_null(&hook.path)),
+        "{:?}",
+        plan.hooks
+    );
     if let Some(file) = &plan.termination_file {
         let bound = |mount: &plan::Mount| matches!(&mount.source, MountSource::Bind { path, .. } if path == file);
         assert!(plan.mounts.iter().any(bound), "{file:?}");

@@ -1,12 +1,15 @@
 //! Hooks: programs of the node, forked from the shim, told of the container on their standard input.
 
+use crate::cgroup::Cgroup;
 use crate::identity;
 use crate::namespaces;
 use crate::process::{self, Descriptors, Ended, Spawned};
+use crate::seccomp;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigHandler, Signal, signal};
-use plan::{Failure, Hook, HookState, User};
+use nix::unistd::setsid;
+use plan::{Failure, Hook, HookState, Isolation};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -26,7 +29,7 @@ pub enum Place {
     /// In the namespaces of the container process, with the files that its mount namespace shows.
     Container,
     /// There too, and as the container's user.
-    ContainerUser(User),
+    ContainerUser(Box<Isolation>),
 }
 
 /// What a hook is told, besides what stays the same.
@@ -116,7 +119,7 @@ impl Running {
         let ended = timeout(time, child.wait()).await;
         match ended {
             Err(_) => {
-                child.end().await;
+                child.end_group().await;
                 Err(failed(format!("was killed after {} s", time.as_secs()), last_words(output)))
             }
             Ok(Ok(Ended::Code(0))) => Ok(()),
@@ -147,22 +150,43 @@ fn become_hook(
     channel: &impl AsFd,
 ) -> io::Result<std::convert::Infallible> {
     process::die_with_parent()?;
+    // A group of its own, so that `kill 0` in a script does not reach the shim, and all of it ends when its time is up.
+    setsid()?;
     // A program that is there takes the hook's end of the channel with it, which tells that all went well so far.
     fcntl(channel.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     // Rust's runtime ignores it, and programs inherit that.
     // SAFETY: the default action is no handler of ours.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    if let Place::ContainerUser(isolation) = place {
+        bind(isolation).map_err(|error| io::Error::other(plan::one_line(error.as_ref())))?;
+    }
     match pid {
         Some(pid) => namespaces::join_those_of(pid).map_err(|error| io::Error::other(plan::one_line(&error)))?,
         None => std::env::set_current_dir(&told.bundle)?,
     }
-    if let Place::ContainerUser(user) = place {
-        let become_user = identity::become_user(user).and_then(|()| identity::bar_new_privileges());
-        become_user.map_err(|error| io::Error::other(plan::one_line(&error)))?;
-    }
     let words = |words: &[String]| words.iter().map(|word| CString::new(word.as_str())).collect::<Result<Vec<_>, _>>();
     let path = CString::new(hook.path.as_os_str().as_encoded_bytes())?;
+    if let Place::ContainerUser(isolation) = place {
+        confine(isolation).map_err(|error| io::Error::other(plan::one_line(error.as_ref())))?;
+    }
     Ok(nix::unistd::execve(&path, &words(&hook.args)?, &words(&hook.env)?)?)
+}
+
+/// Puts a program of the image under the container's bounds, while the node's files are there.
+fn bind(isolation: &Isolation) -> Result<(), Box<dyn std::error::Error>> {
+    Cgroup::at(&isolation.cgroup.path())?.join_as_it_is()?;
+    // As for the guest: a refusal of the kernel is no reason to fail.
+    let _ = std::fs::write("/proc/self/oom_score_adj", isolation.oom_score_adj.unwrap_or(0).to_string());
+    Ok(identity::limit(&isolation.rlimits)?)
+}
+
+/// Takes the rights away that the container's user does not have.
+fn confine(isolation: &Isolation) -> Result<(), Box<dyn std::error::Error>> {
+    // Built first: a filter may refuse the calls that make the next.
+    let filters = seccomp::of_spec(isolation.seccomp.as_ref())?;
+    identity::become_user(&isolation.user)?;
+    identity::bar_new_privileges()?;
+    Ok(filters.iter().try_for_each(seccomp::install)?)
 }
 
 /// The state document (OCI runtime spec, "State").

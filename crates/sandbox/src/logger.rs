@@ -1,6 +1,7 @@
 //! Loggers: programs of the node that take a container's output, named as `binary:///path?argument=value` (containerd,
 //! "logging"). One logger has both streams; it lives until both have ended, also longer than the shim.
 
+use crate::channel::ChildEnd;
 use crate::process::{self, Descriptors, Spawned};
 use crate::syscall;
 use nix::fcntl::OFlag;
@@ -15,6 +16,9 @@ use std::path::PathBuf;
 
 /// How a logger is named.
 pub const SCHEME: &str = "binary";
+
+/// Where a logger finds the first of its ends.
+const FIRST: i32 = 3;
 
 /// A logger that is to be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +74,8 @@ impl Logger {
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             args.extend([name.into_owned(), value.into_owned()].into_iter().filter(|word| !word.is_empty()));
         }
-        let inherited = std::env::vars().map(|(name, value)| format!("{name}={value}"));
+        let inherited =
+            std::env::vars_os().filter_map(|(name, value)| Some(format!("{}={}", name.to_str()?, value.to_str()?)));
         let own = [format!("CONTAINER_ID={id}"), format!("CONTAINER_NAMESPACE={namespace}")];
         let env: Vec<String> = inherited.chain(own).collect();
         match args.iter().any(|word| word.contains('\0')) {
@@ -86,17 +91,21 @@ impl Logger {
         let [stdout, stderr] = &ends.streams;
         let rest = vec![stdout.as_fd(), stderr.as_fd(), ends.ready.as_fd()];
         let descriptors = Descriptors { stdio: [null.as_fd(); 3], rest };
-        process::fork(0, &descriptors, |mut channel, rest| {
-            let Err(error) = self.become_logger(&channel, rest);
-            channel.fail(Failure::Message(error.to_string()));
+        process::fork(0, &descriptors, |channel, rest| {
+            // A group of its own, as for hooks.
+            if nix::unistd::setsid().is_err() {
+                return;
+            }
+            // Out of the way of the ends, and gone once the program is there, which tells that it is.
+            let Ok(parked) = syscall::duplicate_above(channel.as_fd(), FIRST + 16) else { return };
+            let Err(error) = self.become_logger(rest);
+            // What had the number of the channel is an end of the logger's now.
+            std::mem::forget(channel);
+            ChildEnd::new(parked).fail(Failure::Message(error.to_string()));
         })
     }
 
-    fn become_logger(&self, channel: &impl AsFd, ends: Vec<OwnedFd>) -> io::Result<std::convert::Infallible> {
-        /// Where a logger finds the first of its ends.
-        const FIRST: i32 = 3;
-        // Out of the way of the ends, and gone once the program is there, which tells that it is.
-        let parked = syscall::duplicate_above(channel.as_fd(), FIRST + 16)?;
+    fn become_logger(&self, ends: Vec<OwnedFd>) -> io::Result<std::convert::Infallible> {
         for (number, end) in (FIRST..).zip(&ends) {
             // SAFETY: what has the number is the channel, which is used by its duplicate only, or an end that has its
             // place already.
@@ -104,7 +113,7 @@ impl Logger {
         }
         // SAFETY: the ends have their places below; the parked channel is to go with the exec.
         unsafe { syscall::close_on_exec_from(FIRST + ends.len() as i32) }?;
-        std::mem::forget((parked, ends));
+        std::mem::forget(ends);
         // Rust's runtime ignores it, and programs inherit that.
         // SAFETY: the default action is no handler of ours.
         unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;

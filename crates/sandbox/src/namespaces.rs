@@ -32,6 +32,14 @@ pub enum NamespaceError {
         #[source]
         source: io::Error,
     },
+    /// It would change the node.
+    #[error("sysctl {sysctl} would be set for the node, whose namespace {path} is: leave it out, or join another")]
+    OfTheNode {
+        /// Its path below `/proc/sys`.
+        sysctl: String,
+        /// The namespace.
+        path: PathBuf,
+    },
     /// The kernel has no such parameter, or does not take the value.
     #[error("set sysctl {name} to {value:?}")]
     Sysctl {
@@ -63,6 +71,7 @@ pub(crate) fn join(isolation: &Isolation) -> Result<(), NamespaceError> {
         if let Namespace { kind, path: Some(path) } = namespace
             && joins_now
         {
+            refuse_the_node_s(isolation, *kind, path)?;
             enter(*kind, path)?;
         }
     }
@@ -142,6 +151,24 @@ pub(crate) fn make_cgroup_namespace(isolation: &Isolation) -> io::Result<()> {
 /// Whether the host name may be set: the UTS namespace is the container's own.
 pub(crate) fn owns_uts(isolation: &Isolation) -> bool {
     isolation.namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::Uts && namespace.path.is_none())
+}
+
+/// A parameter of the kernel that is set in the node's own namespace would be set for the node.
+fn refuse_the_node_s(isolation: &Isolation, kind: NamespaceKind, path: &Path) -> Result<(), NamespaceError> {
+    let (name, prefixes): (_, &[&str]) = match kind {
+        NamespaceKind::Network => ("net", &["net/"]),
+        NamespaceKind::Ipc => ("ipc", &["kernel/msg", "kernel/sem", "kernel/shm", "fs/mqueue/"]),
+        NamespaceKind::Uts => ("uts", &["kernel/domainname"]),
+        NamespaceKind::Cgroup | NamespaceKind::Mount | NamespaceKind::Pid => return Ok(()),
+    };
+    let number = |path: &Path| std::fs::metadata(path).map(|file| file.ino()).ok();
+    // Made with the fork or still the shim's, which is the node's.
+    let same = number(path).is_some() && number(path) == number(&Path::new("/proc/self/ns").join(name));
+    let set = isolation.sysctls.keys().find(|set| prefixes.iter().any(|prefix| set.starts_with(prefix)));
+    match set.filter(|_| same) {
+        Some(set) => Err(NamespaceError::OfTheNode { sysctl: set.clone(), path: path.to_owned() }),
+        None => Ok(()),
+    }
 }
 
 fn enter(kind: NamespaceKind, path: &PathBuf) -> Result<(), NamespaceError> {

@@ -6,12 +6,12 @@ use crate::syscall::{self, Cloned};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::setsid;
+use nix::unistd::{Pid, setsid};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -100,6 +100,13 @@ impl Child {
     pub async fn end(&self) {
         self.kill();
         let _ = self.wait().await;
+    }
+
+    /// As [`Child::end`], with all processes of the group that it leads: it must have made one.
+    pub async fn end_group(&self) {
+        // Its number is its own until it is reaped, below.
+        let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
+        self.end().await;
     }
 
     /// Ends the process if it still runs.

@@ -189,7 +189,9 @@ fn log_file(path: &Path) -> Result<(Option<OwnedFd>, OwnedFd), StdioError> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(fail)?;
     }
-    let file = File::options().append(true).create(true).mode(0o644).open(path).map_err(fail)?;
+    // A fifo without a reader is an error, and nothing to wait for on the shim's only thread.
+    let options = File::options().append(true).create(true).mode(0o644).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = options.map_err(fail)?;
     let kept = file.try_clone().map_err(fail)?;
     Ok((Some(kept.into()), file.into()))
 }

@@ -47,6 +47,7 @@ pub struct Api {
     socket: PathBuf,
     namespace: String,
     operator_file: PathBuf,
+    layer_options: Vec<String>,
     upper: Option<PathBuf>,
     patience: Duration,
 }
@@ -78,7 +79,16 @@ impl Api {
         let channel = runtime.block_on(containerd_client::connect(&socket))?;
         let operator_file = containerd.operator_file();
         let patience = wait::patience();
-        Ok(Api { runtime, channel, socket, namespace: namespace.to_owned(), operator_file, upper: None, patience })
+        Ok(Api {
+            runtime,
+            channel,
+            socket,
+            namespace: namespace.to_owned(),
+            operator_file,
+            layer_options: Vec::new(),
+            upper: None,
+            patience,
+        })
     }
 
     /// Gives calls up after this time from now on, as a client does that is killed.
@@ -90,6 +100,12 @@ impl Api {
     /// With another operator file for the containers made from now on.
     pub fn operator_file(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.operator_file);
+        self
+    }
+
+    /// With more options on each mount of a root filesystem from now on, as some snapshotters have them.
+    pub fn layer_options<const N: usize>(mut self, options: [String; N]) -> Self {
+        self.layer_options = options.into();
         self
     }
 
@@ -177,6 +193,9 @@ impl Api {
             let mut snapshots = SnapshotsClient::new(channel.clone());
             let mounts = snapshots.mounts(api.request(mounts)).await?;
             request.rootfs = mounts.into_inner().mounts;
+            for mount in &mut request.rootfs {
+                mount.options.extend(api.layer_options.iter().cloned());
+            }
             if let Some(upper) = &api.upper {
                 request.rootfs.iter_mut().for_each(|mount| redirect(mount, upper));
             }

@@ -20,6 +20,7 @@ pub struct Draft<'a> {
     input: Input,
     log_file: Option<PathBuf>,
     operator_file: PathBuf,
+    layer_options: Option<[String; 2]>,
     upper: Option<PathBuf>,
 }
 
@@ -34,6 +35,7 @@ impl<'a> Draft<'a> {
             input: Input::Absent,
             log_file: None,
             operator_file: namespace.containerd().operator_file(),
+            layer_options: None,
             upper: None,
         }
     }
@@ -95,9 +97,18 @@ impl<'a> Draft<'a> {
         self
     }
 
+    /// With the layers of its image mapped for a user namespace, as a snapshotter does that can: `0:100000:65536`.
+    pub fn map_layers(mut self, ids: &str) -> Self {
+        self.layer_options = Some([format!("uidmap={ids}"), format!("gidmap={ids}")]);
+        self
+    }
+
     /// Creates container and task.
     pub fn create(self) -> Result<Task> {
         let mut api = self.namespace.api()?.operator_file(&self.operator_file);
+        if let Some(options) = self.layer_options {
+            api = api.layer_options(options);
+        }
         if let Some(upper) = &self.upper {
             api = api.upper(upper);
         }

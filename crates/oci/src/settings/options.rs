@@ -9,8 +9,8 @@ use toml::Value;
 
 /// The options of a runtime that containerd does not know (containerd, `api/types/runtimeoptions/v1`).
 const GENERIC: &str = "runtimeoptions.v1.Options";
-/// The options of runc, which some clients send to every runtime. They say nothing about us.
-const RUNC: &str = "containerd.runc.v1.Options";
+/// The options of runc, which some clients send to every runtime (`ctr run --uidmap`). They say nothing about us.
+const RUNC: [&str; 2] = ["containerd.runc.v1.Options", "containerd.linux.runc.CreateOptions"];
 
 /// Why the runtime options are refused.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +35,6 @@ pub enum Error {
         /// The form it takes.
         expected: &'static str,
     },
-    /// `SystemdCgroup = true`.
-    #[error("runtime option SystemdCgroup: systemd cgroups are not built yet: use cgroupfs")]
-    SystemdCgroup,
     /// Two operator files.
     #[error("runtime options name two operator files, {config_path} and {config_file}: give one")]
     TwoFiles {
@@ -67,7 +64,8 @@ pub(crate) fn operator_file(options: Option<&RuntimeOptions>) -> Result<Option<P
     // Clients may write the type as a URL: `types.containerd.io/runtimeoptions.v1.Options`.
     let name = options.type_url.rsplit('/').next().unwrap_or(&options.type_url);
     match name {
-        "" | RUNC => return Ok(None),
+        "" => return Ok(None),
+        name if RUNC.contains(&name) => return Ok(None),
         GENERIC => {}
         _ => return Err(Error::Type(options.type_url.clone())),
     }
@@ -90,8 +88,8 @@ fn config_file(body: &[u8]) -> Result<Option<PathBuf>, Error> {
         match (key.as_str(), value) {
             ("ConfigFile", Value::String(path)) => file = Some(absolute("ConfigFile", &path)?),
             ("ConfigFile", _) => return Err(not_absolute("ConfigFile")),
-            ("SystemdCgroup", Value::Boolean(false)) => {}
-            ("SystemdCgroup", Value::Boolean(true)) => return Err(Error::SystemdCgroup),
+            // The form of cgroupsPath decides.
+            ("SystemdCgroup", Value::Boolean(_)) => {}
             ("SystemdCgroup", _) => {
                 return Err(Error::BadValue { key: "SystemdCgroup", expected: "true or false" });
             }
@@ -144,7 +142,9 @@ mod tests {
         };
         check(None, Ok(None));
         check(typed("", b""), Ok(None));
-        check(typed(RUNC, b"\xff"), Ok(None));
+        for runc in RUNC {
+            check(typed(runc, b"\xff"), Ok(None));
+        }
         check(Some(generic("", "")), Ok(None));
         check(Some(generic("/etc/a.toml", "")), Ok(Some("/etc/a.toml")));
         let body = "BinaryName = 'runc'\nSystemdCgroup = false\nConfigFile = '/etc/b.toml'";
@@ -158,10 +158,7 @@ mod tests {
             Some(generic("", "Root = '/x'")),
             Err("unknown runtime option Root: known options are BinaryName, SystemdCgroup, ConfigFile"),
         );
-        check(
-            Some(generic("", "SystemdCgroup = true")),
-            Err("runtime option SystemdCgroup: systemd cgroups are not built yet: use cgroupfs"),
-        );
+        check(Some(generic("", "SystemdCgroup = true")), Ok(None));
         check(
             Some(generic("", "SystemdCgroup = 'yes'")),
             Err("bad value of runtime option SystemdCgroup: expected true or false"),

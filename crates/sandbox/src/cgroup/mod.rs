@@ -47,6 +47,9 @@ pub enum CgroupError {
     /// It is another's, whose processes would be limited, and ended, with ours.
     #[error("cgroup {0} exists already: give each container a cgroup of its own, or remove this one")]
     Exists(PathBuf),
+    /// Version 2 limits nothing below a cgroup with processes.
+    #[error("cgroup {0} has processes of its own, so nothing below it can be limited: choose a cgroup elsewhere")]
+    Occupied(PathBuf),
     /// Somebody made cgroups below the container's.
     #[error("cgroup {0} was made below the container's: remove it")]
     Child(PathBuf),
@@ -108,7 +111,9 @@ impl Cgroup {
         let dirs = self.dirs_for(limits);
         for (index, dir) in dirs.iter().enumerate() {
             if let Err(error) = make(dir, self.hierarchy.root_of(dir)) {
-                self.unmake(&dirs[..index]);
+                // Another's stays; of one that was made half, parents may be there.
+                let ours = if matches!(error, CgroupError::Exists(_)) { index } else { index + 1 };
+                self.unmake(&dirs[..ours]);
                 return Err(error);
             }
         }
@@ -124,19 +129,26 @@ impl Cgroup {
         self.dirs_for(limits).iter().try_for_each(|dir| write(&dir.join("cgroup.procs"), "0"))
     }
 
+    /// Puts this process into it wherever it is.
+    pub fn join_as_it_is(&self) -> Result<(), CgroupError> {
+        let dirs = self.dirs();
+        let mut there = dirs.iter().filter(|dir| dir.exists());
+        there.try_for_each(|dir| write(&dir.join("cgroup.procs"), "0"))
+    }
+
     /// Sets limits that changed for the process in it; gives lines as [`Cgroup::create`] does.
     pub fn adjust(&self, pid: u32, limits: &Limits) -> Result<Vec<String>, CgroupError> {
         let Hierarchy::V1(controllers) = &self.hierarchy else { return self.limit(limits) };
-        let mut joined = Vec::new();
-        for dir in self.dirs_for(limits) {
-            match make(&dir, self.hierarchy.root_of(&dir)) {
-                Ok(()) => joined.push(dir),
-                Err(CgroupError::Exists(_)) => {}
+        let dirs = self.dirs_for(limits);
+        for dir in &dirs {
+            match make(dir, self.hierarchy.root_of(dir)) {
+                Ok(()) | Err(CgroupError::Exists(_)) => {}
                 Err(error) => return Err(error),
             }
         }
         let notes = v1::limit(controllers, &self.path, limits)?;
-        joined.iter().try_for_each(|dir| write(&dir.join("cgroup.procs"), &pid.to_string()))?;
+        // Also into one that an update made which then failed.
+        dirs.iter().try_for_each(|dir| write(&dir.join("cgroup.procs"), &pid.to_string()))?;
         Ok(notes)
     }
 

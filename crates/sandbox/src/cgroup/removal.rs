@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// How long the members of a killed cgroup may take to end.
 const EMPTYING: Duration = Duration::from_secs(10);
 
+/// How long systemd may take to remove an empty scope; under version 1 it may not hear of it.
+const SYSTEMD: Duration = Duration::from_secs(2);
+
 impl Cgroup {
     /// The processes in it.
     pub fn processes(&self) -> Vec<u32> {
@@ -29,9 +32,9 @@ impl Cgroup {
     /// Ends every process in it and removes it, with those of its parents that [`Cgroup::create`] made and that are
     /// empty now. Not being there is no error.
     pub async fn remove(&self) -> Result<(), CgroupError> {
-        let deadline = Instant::now() + EMPTYING;
-        while let Some(busy) = self.try_to_remove()? {
-            if Instant::now() > deadline {
+        let begun = Instant::now();
+        while let Some(busy) = self.try_to_remove(begun)? {
+            if begun.elapsed() > EMPTYING {
                 return Err(CgroupError::Busy(busy));
             }
             tokio::time::sleep(PAUSE).await;
@@ -41,9 +44,9 @@ impl Cgroup {
 
     /// As [`Cgroup::remove`], for a process that has nothing else to do.
     pub fn remove_blocking(&self) -> Result<(), CgroupError> {
-        let deadline = Instant::now() + EMPTYING;
-        while let Some(busy) = self.try_to_remove()? {
-            if Instant::now() > deadline {
+        let begun = Instant::now();
+        while let Some(busy) = self.try_to_remove(begun)? {
+            if begun.elapsed() > EMPTYING {
                 return Err(CgroupError::Busy(busy));
             }
             std::thread::sleep(PAUSE);
@@ -52,12 +55,20 @@ impl Cgroup {
     }
 
     /// The directory that is still in use, if there is one.
-    fn try_to_remove(&self) -> Result<Option<PathBuf>, CgroupError> {
+    fn try_to_remove(&self, begun: Instant) -> Result<Option<PathBuf>, CgroupError> {
         let members = self.processes();
         if !members.is_empty() {
             self.kill(&members);
         }
         let dirs = self.dirs();
+        // systemd removes a scope that is empty. Removed under its eyes, it would not hear that the scope has ended, and
+        // keep the unit for ever.
+        if self.path.ends_with(".scope")
+            && begun.elapsed() < SYSTEMD
+            && let Some(there) = dirs.iter().find(|dir| dir.exists())
+        {
+            return Ok(Some(there.clone()));
+        }
         if let Some(busy) = dirs.iter().find(|dir| !removed(dir)) {
             // A guest has no cgroupfs: what is below is somebody else's, and does not end with the container.
             return match child_of(busy) {

@@ -4,27 +4,32 @@
 //! A child process asks, since the shim must not wait for systemd on its only thread, and the container process is not
 //! to pay for the memory of it.
 
-use super::v2::weight;
+use super::v2::{swap, weight};
 use super::{Cgroup, Version};
 use crate::channel::ChildEnd;
 use crate::process::{self, Descriptors, Spawned};
 use plan::{Bound, Failure, Limits, Report};
+use rustbus::connection::Timeout;
+use rustbus::message_builder::{MarshalledMessage, MessageType};
+use rustbus::params::{Array, Base, Container, Param, Variant};
+use rustbus::signature::{self, Type};
+use rustbus::wire::ObjectPath;
+use rustbus::{DuplexConn, MessageBuilder, RpcConn};
 use std::fs::File;
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
-use std::pin::Pin;
-use std::time::Duration;
-use tokio::time::timeout;
-use zbus::export::futures_core::Stream;
-use zbus::{Connection, DynamicType, Message, MessageStream, OwnedObjectPath, Variant};
+use std::time::{Duration, Instant};
 
 const SOCKET: &str = "/run/systemd/private";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const OBJECT: &str = "/org/freedesktop/systemd1";
-/// How long systemd may take for a unit: it may be starting others.
+/// How long systemd may take for an answer: it may be starting other units.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks for an answer, or for the process in its scope.
+const LOOK: Duration = Duration::from_millis(100);
+/// The kernel ends the child after this many seconds, since the library waits for the first words on a connection without
+/// a bound of its own.
+const LIFETIME_S: u32 = 45;
 /// The period of a quota that names none, microseconds.
 const DEFAULT_PERIOD_US: u64 = 100_000;
 /// systemd rounds quotas to this, microseconds in a second; rounded up, so that none becomes 0.
@@ -36,20 +41,18 @@ const INFINITY: u64 = u64::MAX;
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("reach systemd at {SOCKET}: the cgroup is of systemd's form, use the cgroupfs driver on a node without it")]
-    Connect(#[source] io::Error),
+    Connect(#[source] rustbus::connection::Error),
     #[error("ask systemd to {action} {unit}")]
     Ask {
         action: &'static str,
         unit: String,
         #[source]
-        source: zbus::Error,
+        source: rustbus::connection::Error,
     },
-    #[error("systemd did not {action} {unit} within 30 s")]
-    Late { action: &'static str, unit: String },
-    #[error("systemd does not start {unit}: its job ended as {result}")]
-    Job { unit: String, result: String },
-    #[error("make an event loop for systemd")]
-    Runtime(#[source] io::Error),
+    #[error("systemd does not {action} {unit}: {reason}")]
+    Refused { action: &'static str, unit: String, reason: String },
+    #[error("tie the process that asks systemd to the shim")]
+    Process(#[source] io::Error),
 }
 
 /// What systemd is asked for.
@@ -89,10 +92,11 @@ impl Cgroup {
 }
 
 fn ask(mut channel: ChildEnd, scope: Option<&Scope>, wanted: Wanted, limits: &Limits) {
-    let asked = process::die_with_parent().map_err(Error::Runtime).and_then(|()| {
-        let Some(scope) = scope else { return Ok(()) };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-        runtime.block_on(scope.ask(wanted, limits))
+    nix::unistd::alarm::set(LIFETIME_S);
+    let asked = process::die_with_parent().map_err(Error::Process).and_then(|()| match (scope, wanted) {
+        (None, _) => Ok(()),
+        (Some(scope), Wanted::Start { pid }) => scope.start(pid, limits),
+        (Some(scope), Wanted::Change) => scope.change(limits),
     });
     match asked {
         Ok(()) => channel.report(&Report::Ready),
@@ -101,68 +105,100 @@ fn ask(mut channel: ChildEnd, scope: Option<&Scope>, wanted: Wanted, limits: &Li
 }
 
 impl Scope {
-    async fn ask(&self, wanted: Wanted, limits: &Limits) -> Result<(), Error> {
-        let action = match wanted {
-            Wanted::Start { .. } => "start",
-            Wanted::Change => "change",
-        };
-        let unit = || self.name.clone();
-        let socket = UnixStream::connect(SOCKET).map_err(Error::Connect)?;
-        socket.set_nonblocking(true).map_err(Error::Connect)?;
-        let asked = async {
-            let systemd = zbus::connection::Builder::unix_stream(socket).p2p().build().await?;
-            match wanted {
-                Wanted::Start { pid } => self.start(&systemd, pid, limits).await,
-                Wanted::Change => {
-                    let properties = self.properties(limits);
-                    call(&systemd, "SetUnitProperties", &(&self.name, true, properties)).await?;
-                    Ok("done".to_owned())
-                }
+    /// Makes the scope with a process in it; waits until it is there.
+    fn start(&self, pid: u32, limits: &Limits) -> Result<(), Error> {
+        const ACTION: &str = "start";
+        let mut systemd = connect()?;
+        // From here on, so that the end of the job is not missed.
+        self.call(&mut systemd, ACTION, &mut method("Subscribe"))?;
+        let mut properties = vec![
+            property("Description", text("container of containerd-shim-wasm")),
+            property("Slice", text(&self.slice)),
+            property("PIDs", numbers(signature::Base::Uint32, vec![Base::Uint32(pid)])),
+            property("Delegate", yes()),
+            property("DefaultDependencies", Base::Boolean(false).into()),
+            // An end for want of memory is no reason to keep the unit.
+            property("CollectMode", text("inactive-or-failed")),
+        ];
+        properties.extend(["MemoryAccounting", "CPUAccounting", "TasksAccounting"].map(|name| property(name, yes())));
+        properties.extend(self.properties(limits));
+        let body = [text(&self.name), text("fail"), array("(sv)", properties), array("(sa(sv))", Vec::new())];
+        let mut request = method("StartTransientUnit");
+        request.body.push_old_params(&body).map_err(|error| self.failed(ACTION)(error.into()))?;
+        let reply = self.call(&mut systemd, ACTION, &mut request)?;
+        let job: ObjectPath<String> = reply.body.parser().get().map_err(|error| self.failed(ACTION)(error.into()))?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let signal = match systemd.wait_signal(Timeout::Duration(LOOK)) {
+                Ok(signal) => signal,
+                // A busy systemd tells late what is done already: the process is there once the limits are.
+                Err(rustbus::connection::Error::TimedOut) if self.holds(pid) => return Ok(()),
+                Err(rustbus::connection::Error::TimedOut) if Instant::now() < deadline => continue,
+                Err(error) => return Err(self.failed(ACTION)(error)),
+            };
+            if signal.dynheader.member.as_deref() != Some("JobRemoved") {
+                continue;
             }
-        };
-        let asked = timeout(PATIENCE, asked).await.map_err(|_| Error::Late { action, unit: unit() })?;
-        match asked.map_err(|source| Error::Ask { action, unit: unit(), source })?.as_str() {
-            "done" => Ok(()),
-            result => Err(Error::Job { unit: unit(), result: result.to_owned() }),
+            let words = signal.body.parser().get4::<u32, ObjectPath<String>, String, String>();
+            let (_, path, _, result) = words.map_err(|error| self.failed(ACTION)(error.into()))?;
+            match result.as_str() {
+                _ if path.as_ref() != job.as_ref() => {}
+                "done" => return Ok(()),
+                result => return Err(self.refused(ACTION, format!("its job ended as {result}"))),
+            }
         }
     }
 
-    /// Makes the scope; returns the result of its job.
-    async fn start(&self, systemd: &Connection, pid: u32, limits: &Limits) -> zbus::Result<String> {
-        // From here on, so that the end of the job is not missed.
-        let mut signals = MessageStream::from(systemd);
-        call(systemd, "Subscribe", &()).await?;
-        let mut properties = vec![
-            ("Description", Variant::from("container of containerd-shim-wasm")),
-            ("Slice", Variant::from(self.slice.clone())),
-            ("PIDs", Variant::from(vec![pid])),
-            ("Delegate", Variant::from(true)),
-            ("DefaultDependencies", Variant::from(false)),
-            // An end for want of memory is no reason to keep the unit.
-            ("CollectMode", Variant::from("inactive-or-failed")),
-        ];
-        properties
-            .extend(["MemoryAccounting", "CPUAccounting", "TasksAccounting"].map(|name| (name, Variant::from(true))));
-        properties.extend(self.properties(limits));
-        let none: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
-        let reply = call(systemd, "StartTransientUnit", &(&self.name, "fail", properties, none)).await?;
-        let job: OwnedObjectPath = reply.body().deserialize()?;
-        loop {
-            let message = poll_fn(|context| Pin::new(&mut signals).poll_next(context)).await;
-            let message = message
-                .unwrap_or(Err(zbus::Error::InputOutput(io::Error::from(io::ErrorKind::UnexpectedEof).into())))?;
-            if message.header().member().is_none_or(|member| member != "JobRemoved") {
-                continue;
+    fn holds(&self, pid: u32) -> bool {
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        groups.lines().any(|line| line.rsplit('/').next() == Some(self.name.as_str()))
+    }
+
+    /// Changes the limits that systemd knows; the others are not its business.
+    fn change(&self, limits: &Limits) -> Result<(), Error> {
+        const ACTION: &str = "change";
+        let mut request = method("SetUnitProperties");
+        // Until the unit is gone.
+        let for_now = Base::Boolean(true).into();
+        let body = [text(&self.name), for_now, array("(sv)", self.properties(limits))];
+        request.body.push_old_params(&body).map_err(|error| self.failed(ACTION)(error.into()))?;
+        self.call(&mut connect()?, ACTION, &mut request).map(drop)
+    }
+
+    fn call(
+        &self,
+        systemd: &mut RpcConn,
+        action: &'static str,
+        request: &mut MarshalledMessage,
+    ) -> Result<MarshalledMessage, Error> {
+        let serial = send(systemd, request).map_err(self.failed(action))?;
+        let deadline = Instant::now() + PATIENCE;
+        let reply = loop {
+            match systemd.wait_response(serial, Timeout::Duration(LOOK)) {
+                Ok(reply) => break reply,
+                // systemd 252 leaves a first message that it has read with the end of the handshake until more comes.
+                Err(rustbus::connection::Error::TimedOut) if Instant::now() < deadline => {
+                    send(systemd, &mut ping()).map_err(self.failed(action))?;
+                }
+                Err(error) => return Err(self.failed(action)(error)),
             }
-            let (_, path, _, result): (u32, OwnedObjectPath, String, String) = message.body().deserialize()?;
-            if path == job {
-                return Ok(result);
-            }
+        };
+        match reply.typ {
+            MessageType::Error => Err(self.refused(action, reply.body.parser().get().unwrap_or_default())),
+            _ => Ok(reply),
         }
+    }
+
+    fn failed(&self, action: &'static str) -> impl Fn(rustbus::connection::Error) -> Error {
+        move |source| Error::Ask { action, unit: self.name.clone(), source }
+    }
+
+    fn refused(&self, action: &'static str, reason: String) -> Error {
+        Error::Refused { action, unit: self.name.clone(), reason }
     }
 
     /// The limits in systemd's own terms: what it is not told, it takes back at its next reload.
-    fn properties(&self, limits: &Limits) -> Vec<(&'static str, Variant<'static>)> {
+    fn properties(&self, limits: &Limits) -> Vec<Param<'static, 'static>> {
         let (memory, cpu) = (&limits.memory, &limits.cpu);
         let common = [
             ("TasksMax", limits.pids.map(number)),
@@ -171,7 +207,8 @@ impl Scope {
         ];
         let (of_version, sets) = match self.version {
             Version::V1 => {
-                let numbers = [("MemoryLimit", memory.limit.map(number)), ("CPUShares", cpu.shares), ("", None)];
+                let none = ("", None);
+                let numbers = [("MemoryLimit", memory.limit.map(number)), ("CPUShares", cpu.shares), none, none, none];
                 (numbers, [("", None), ("", None)])
             }
             Version::V2 => {
@@ -179,21 +216,67 @@ impl Scope {
                     ("MemoryMax", memory.limit.map(number)),
                     ("MemoryLow", memory.reservation),
                     ("CPUWeight", cpu.shares.map(weight)),
+                    // Set again by systemd with the limit of memory.
+                    ("MemorySwapMax", swap(memory).map(number)),
+                    ("MemoryHigh", limits.unified.get("memory.high").and_then(|bytes| bytes.trim().parse().ok())),
                 ];
                 (numbers, [("AllowedCPUs", cpu.cpus.as_deref()), ("AllowedMemoryNodes", cpu.mems.as_deref())])
             }
         };
-        let numbers = common.into_iter().chain(of_version);
-        let numbers = numbers.filter_map(|(name, value)| Some((name, Variant::from(value?))));
-        numbers.chain(sets.into_iter().filter_map(|(name, set)| Some((name, Variant::from(mask(set?)))))).collect()
+        let bounds = common.into_iter().chain(of_version);
+        let bounds = bounds.filter_map(|(name, value)| Some(property(name, Base::Uint64(value?).into())));
+        let sets = sets.into_iter().filter_map(|(name, set)| {
+            let bits = mask(set?).into_iter().map(Base::Byte).collect();
+            Some(property(name, numbers(signature::Base::Byte, bits)))
+        });
+        bounds.chain(sets).collect()
     }
 }
 
-async fn call<B>(systemd: &Connection, method: &str, body: &B) -> zbus::Result<Message>
-where
-    B: serde::Serialize + DynamicType,
-{
-    systemd.call_method(None::<&str>, OBJECT, Some(MANAGER), method, body).await
+fn connect() -> Result<RpcConn, Error> {
+    // The library takes an address from its environment, or as a type of a library of its own.
+    // SAFETY: this child has one thread, and nothing else in it reads the environment.
+    unsafe { std::env::set_var("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={SOCKET}")) };
+    let address = rustbus::get_session_bus_path().map_err(Error::Connect)?;
+    Ok(RpcConn::new(DuplexConn::connect_to_bus(address, false).map_err(Error::Connect)?))
+}
+
+fn send(systemd: &mut RpcConn, message: &mut MarshalledMessage) -> Result<u32, rustbus::connection::Error> {
+    systemd.send_message(message)?.write_all().map_err(|(message, error)| {
+        message.force_finish();
+        error
+    })
+}
+
+fn ping() -> MarshalledMessage {
+    MessageBuilder::new().call("Ping").with_interface("org.freedesktop.DBus.Peer").on(OBJECT).build()
+}
+
+fn method(name: &str) -> MarshalledMessage {
+    MessageBuilder::new().call(name).with_interface(MANAGER).on(OBJECT).build()
+}
+
+fn property(name: &str, value: Param<'static, 'static>) -> Param<'static, 'static> {
+    let variant = Variant { sig: value.sig(), value };
+    Container::Struct(vec![text(name), Container::Variant(Box::new(variant)).into()]).into()
+}
+
+fn text(text: &str) -> Param<'static, 'static> {
+    Base::String(text.to_owned()).into()
+}
+
+fn yes() -> Param<'static, 'static> {
+    Base::Boolean(true).into()
+}
+
+fn numbers(kind: signature::Base, values: Vec<Base<'static>>) -> Param<'static, 'static> {
+    let values = values.into_iter().map(Param::Base).collect();
+    Container::Array(Array { element_sig: Type::Base(kind), values }).into()
+}
+
+fn array(element: &str, values: Vec<Param<'static, 'static>>) -> Param<'static, 'static> {
+    let mut types = Type::parse_description(element).expect("the signature is a constant of this file");
+    Container::Array(Array { element_sig: types.remove(0), values }).into()
 }
 
 fn number(bound: Bound) -> u64 {

@@ -3,6 +3,7 @@
 use super::CgroupError;
 use super::files::{Absent, Setting, read, write};
 use plan::{Bound, Cpu, Limits, Memory, Throttle, ThrottleKind};
+use std::io;
 use std::path::Path;
 
 /// What every container is bounded and accounted by.
@@ -17,7 +18,16 @@ pub(super) fn limit(dir: &Path, limits: &Limits) -> Result<Vec<String>, CgroupEr
         quota_us: limits.cpu.quota_us.or_else(|| limits.cpu.period_us.and_then(|_| quota())),
         ..limits.cpu.clone()
     };
-    for setting in settings(&Limits { cpu, ..limits.clone() }) {
+    // Swap is what is left of both together, so an update of both needs the limit that stays.
+    let limit = || read(&dir.join("memory.max")).ok()?.trim().parse().ok().map(Bound::At);
+    let memory = Memory {
+        limit: limits.memory.limit.or_else(|| limits.memory.with_swap.and_then(|_| limit())),
+        ..limits.memory.clone()
+    };
+    if let (Some(Bound::At(_)), None | Some(Bound::Unlimited)) = (memory.with_swap, memory.limit) {
+        notes.push("a limit of memory and swap is not applied: there is no limit of memory to take it from".to_owned());
+    }
+    for setting in settings(&Limits { cpu, memory, ..limits.clone() }) {
         notes.extend(Setting { file: dir.join(&setting.file), ..setting }.apply()?);
     }
     Ok(notes)
@@ -29,7 +39,14 @@ pub(super) fn delegate(root: &Path, path: &str, limits: &Limits) -> Result<(), C
     let mut names = path.split('/').filter(|name| !name.is_empty()).peekable();
     while let Some(name) = names.next() {
         let control = dir.join("cgroup.subtree_control");
-        write(&control, &ALWAYS.map(|controller| format!("+{controller}")).join(" "))?;
+        let always = ALWAYS.map(|controller| format!("+{controller}")).join(" ");
+        match write(&control, &always) {
+            // The rule of "no internal processes".
+            Err(CgroupError::File { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {
+                return Err(CgroupError::Occupied(dir));
+            }
+            result => result?,
+        }
         for controller in more(limits) {
             // A kernel without one has no files of it: what that means is said where they are written.
             let _ = write(&control, &format!("+{controller}"));
@@ -87,7 +104,7 @@ fn number(bound: Bound) -> String {
 }
 
 /// Version 2 counts swap by itself.
-fn swap(memory: &Memory) -> Option<Bound> {
+pub(super) fn swap(memory: &Memory) -> Option<Bound> {
     match (memory.with_swap?, memory.limit) {
         (Bound::At(with_swap), Some(Bound::At(limit))) => Some(Bound::At(with_swap.saturating_sub(limit))),
         // Without a limit of memory there is nothing to take it from.

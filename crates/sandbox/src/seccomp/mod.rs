@@ -80,11 +80,21 @@ pub(crate) fn container(profile: Option<&SeccompProfile>) -> Result<Vec<Filter>,
     table.at_least(number(libc::SYS_seccomp), own::refusal(libc::EPERM));
     // Of two filters' errnos the later filter's counts, and upon EPERM there would be no threads.
     own::no_clone3(&mut table);
+    Ok(vec![filter(&own, 0)?, filter(&table, flags(profile))?])
+}
+
+/// The spec's filter alone, for a program that is executed: ours forbids that.
+pub(crate) fn of_spec(profile: Option<&SeccompProfile>) -> Result<Vec<Filter>, SeccompError> {
+    let filters = profile.map(|profile| filter(&Table::of(profile), flags(profile)));
+    filters.into_iter().collect()
+}
+
+fn flags(profile: &SeccompProfile) -> libc::c_ulong {
     let flags = profile.flags.iter().map(|flag| match flag {
         SeccompFlag::Log => libc::SECCOMP_FILTER_FLAG_LOG,
         SeccompFlag::SpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
     });
-    Ok(vec![filter(&own, 0)?, filter(&table, flags.fold(0, |all, flag| all | flag))?])
+    flags.fold(0, |all, flag| all | flag)
 }
 
 /// The filters of the compile child, in the order to install them.

@@ -31,6 +31,8 @@ pub(crate) enum CreateError {
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
     #[error(transparent)]
+    Mount(SpawnerError<RootfsError>),
+    #[error(transparent)]
     Plan(#[from] oci::Error),
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -104,6 +106,10 @@ pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, Creat
     if task.transition(Move::Create { pid }).is_err() {
         child.end().await;
         release_after_failure(tasks, &request.id, &owned).await;
+        drop(kept);
+        if let Some(logger) = logger {
+            logger.finish(&request.id).await;
+        }
         return Err(CreateError::Abandoned);
     }
     *locked(&task.container) = Some(Container::new(owned, made.plan.clone(), logger, child, orders, kept));
@@ -122,7 +128,10 @@ async fn make(
     let request = &task.request;
     // containerd 2.3 and newer does not run `start` for a pod's later containers, so their bundles get theirs here.
     tasks.address.save(&request.bundle)?;
-    rootfs::mount_all(&owned.rootfs, &request.layers)?;
+    let (rootfs, layers) = (owned.rootfs.clone(), request.layers.clone());
+    // Where forks are made: mapped layers take one.
+    let mounted = tasks.spawner.fork(move || rootfs::mount_all(&rootfs, &layers)).await;
+    mounted.map_err(CreateError::Mount)?;
     let mounts: Vec<oci::RootfsMount> = request.layers.iter().map(rootfs_mount).collect();
     let lowered = oci::lower(oci::Request {
         id: &request.id,
@@ -232,7 +241,8 @@ async fn confined(
             child.end().await;
             return Err(Confining::Failed(error.into()));
         }
-        channel.orders.go().await?;
+        // A process that is gone takes no order, and the next report says so.
+        let _ = channel.orders.go().await;
         report = channel.reports.next().await;
     }
     let failed = match report {

@@ -26,7 +26,7 @@ pub(super) async fn at_creation(spawner: &Spawner, plan: &RunPlan, pid: u32) -> 
 
 /// Runs the hooks of a guest that is about to run, until one fails.
 pub(super) async fn before_start(spawner: &Spawner, plan: &RunPlan, pid: u32) -> Result<(), HooksError> {
-    let place = Place::ContainerUser(plan.isolation.user.clone());
+    let place = Place::ContainerUser(Box::new(plan.isolation.clone()));
     for hook in &plan.hooks.start_container {
         one(spawner, hook, &place, &plan.hooks.told, &plan.id, Some(pid), "created").await?;
     }

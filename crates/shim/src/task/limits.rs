@@ -1,6 +1,6 @@
 //! Limits of a container: set while it is made, and changed while it runs.
 
-use super::Tasks;
+use super::{Task, Tasks};
 use crate::spawner::SpawnerError;
 use plan::{Failure, Limits, Report, RunPlan};
 use sandbox::cgroup::{Cgroup, CgroupError, Wanted};
@@ -20,6 +20,8 @@ pub(crate) enum LimitError {
     /// systemd, or the way to it.
     #[error("{0}")]
     Refused(String),
+    #[error("the container has ended meanwhile")]
+    Ended,
     #[error("the process that asks systemd ended without a word")]
     Silent,
 }
@@ -43,15 +45,19 @@ pub(super) async fn enter(
 /// Changes the limits of a container that has a process.
 pub(super) async fn change(
     tasks: &Tasks,
-    id: &str,
+    task: &Task,
     cgroup: &Arc<Cgroup>,
     pid: u32,
     limits: &Limits,
 ) -> Result<(), LimitError> {
     if cgroup.is_systemd() {
         ask_systemd(tasks, cgroup, Wanted::Change, limits).await?;
+        if task.state().exit().is_some() {
+            // Its number may be another's by now.
+            return Err(LimitError::Ended);
+        }
     }
-    note(id, &cgroup.adjust(pid, limits)?);
+    note(&task.request.id, &cgroup.adjust(pid, limits)?);
     Ok(())
 }
 

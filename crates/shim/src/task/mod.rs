@@ -2,6 +2,7 @@
 
 mod container;
 mod create;
+mod error;
 mod forgotten;
 pub(crate) mod hooks;
 mod limits;
@@ -15,21 +16,20 @@ use crate::events::Publisher;
 use crate::metrics;
 use crate::spawner::Spawner;
 use crate::wire::timestamp;
-use container::{Container, ReleaseError};
+use container::Container;
 use containerd_shim_protos::events::task::{TaskDelete, TaskPaused, TaskResumed, TaskStart};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use hooks::HooksError;
-use limits::LimitError;
 use protobuf::MessageField;
-use sandbox::ChannelError;
-use sandbox::cgroup::{Cgroup, CgroupError, Freeze};
+use sandbox::cgroup::{Cgroup, Freeze};
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::{Notify, watch as channel};
 
 pub(crate) use create::CreateError;
+pub(crate) use error::TaskError;
 pub(crate) use request::Request;
 pub(crate) use state::{Exit, Move, State};
 
@@ -60,75 +60,12 @@ pub(crate) struct Task {
     pub(crate) request: Request,
     state: Mutex<State>,
     container: Mutex<Option<Container>>,
+    /// Whether it was sent SIGKILL.
+    killed: AtomicBool,
     /// Says when the state changed.
     changes: channel::Sender<()>,
     /// Held while the container is stopped, released, or given other limits.
     changing: tokio::sync::Mutex<()>,
-}
-
-/// Why a task did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TaskError {
-    #[error("no container {0} in this shim")]
-    NotFound(String),
-    #[error("container {id} has no process {exec}: exec is not built yet")]
-    NoExec { id: String, exec: String },
-    #[error("container {0} exists already: delete it first")]
-    Exists(String),
-    #[error("container {0} is still being created: wait for create to answer")]
-    BeingCreated(String),
-    #[error("container {0} has ended: its process is gone")]
-    Finished(String),
-    #[error("container {id} is {from}, which does not allow to {action}")]
-    Move { id: String, from: &'static str, action: &'static str },
-    #[error(transparent)]
-    Create(#[from] CreateError),
-    #[error("start container {id}")]
-    Start {
-        id: String,
-        #[source]
-        source: ChannelError,
-    },
-    #[error("send signal {signal} to container {id}")]
-    Signal {
-        signal: u32,
-        id: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{action} container {id}")]
-    Cgroup {
-        id: String,
-        action: &'static str,
-        #[source]
-        source: CgroupError,
-    },
-    #[error("start container {id}")]
-    Hooks {
-        id: String,
-        #[source]
-        source: HooksError,
-    },
-    #[error(transparent)]
-    Resources(#[from] oci::UpdateError),
-    #[error("change the limits of container {id}")]
-    Update {
-        id: String,
-        #[source]
-        source: LimitError,
-    },
-    #[error("encode the use of resources")]
-    Encode(#[from] protobuf::Error),
-    #[error("clean up after container {id}")]
-    Release {
-        id: String,
-        #[source]
-        source: ReleaseError,
-    },
-    #[error("the call was cut short by a fault of the shim: see its log")]
-    Cancelled,
-    #[error("{0} is not built yet")]
-    NotBuilt(&'static str),
 }
 
 impl Tasks {
@@ -186,7 +123,7 @@ impl Tasks {
         {
             // A container whose hooks fail is stopped (OCI runtime spec, "Lifecycle").
             let _ = task.kill(KILL);
-            return Err(TaskError::Hooks { id: id.to_owned(), source });
+            return Err(TaskError::Hooks { id: id.to_owned(), source: Box::new(source) });
         }
         let pid = task.transition(Move::Start)?.pid().unwrap_or_default();
         let orders = locked(&task.container).as_mut().and_then(Container::take_orders);
@@ -228,7 +165,7 @@ impl Tasks {
         if task.state().exit().is_some() {
             return Err(TaskError::Finished(id.to_owned()));
         }
-        let changed = limits::change(self, id, &cgroup, pid, &update.limits).await;
+        let changed = limits::change(self, &task, &cgroup, pid, &update.limits).await;
         changed.map_err(|source| TaskError::Update { id: id.to_owned(), source })
     }
 
@@ -249,6 +186,8 @@ impl Tasks {
             let _ = task.kill(KILL);
             task.exit().await?;
         }
+        // An update that waits for systemd must not make anew what is removed here.
+        let _one_at_a_time = task.changing.lock().await;
         let exit = task.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
         let container = locked(&task.container).take();
         if let Some(container) = container
@@ -306,6 +245,7 @@ impl Tasks {
         let task = Arc::new(Task {
             state: Mutex::new(State::Creating),
             container: Mutex::default(),
+            killed: AtomicBool::default(),
             changes: channel::Sender::new(()),
             changing: tokio::sync::Mutex::default(),
             request,
@@ -352,6 +292,9 @@ impl Task {
             State::Stopped { .. } | State::Deleting { .. } => return Err(TaskError::Finished(id())),
             State::Created { .. } | State::Running { .. } | State::Paused { .. } => {}
         }
+        if signal == KILL {
+            self.killed.store(true, Ordering::Relaxed);
+        }
         let child = locked(&self.container).as_ref().map(Container::child);
         let sent = child.map_or(Ok(()), |child| child.signal(signal));
         sent.map_err(|source| match source.kind() {
@@ -377,7 +320,10 @@ impl Task {
         self.state().after(&step).map_err(|from| self.refused(from, &step))?;
         let failed = |source| TaskError::Cgroup { id: self.request.id.clone(), action: step.name(), source };
         self.cgroup()?.freeze(wanted).await.map_err(failed)?;
-        // It may have been killed meanwhile, by the kernel for one.
+        // It may have been killed meanwhile: by the kernel, or by a signal that it meets when it goes on.
+        if self.killed.load(Ordering::Relaxed) {
+            self.cgroup()?.thaw().map_err(failed)?;
+        }
         Ok(self.transition(step)?.pid().unwrap_or_default())
     }
 

@@ -10,8 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
 
 /// How long a logger may take until it is ready (containerd's own bound).
@@ -43,7 +42,7 @@ impl RunningLogger {
     pub(super) async fn finish(&self, id: &str) {
         if timeout(ENDING, self.0.wait()).await.is_err() {
             tracing::warn!(id, "the container's logger did not end with the output and is killed");
-            self.0.end().await;
+            self.0.end_group().await;
         }
     }
 }
@@ -75,7 +74,7 @@ async fn run(tasks: &Tasks, wanted: LoggerToRun) -> Result<RunningLogger, Output
         Ok(Err(reason)) => reason,
         Err(_) => format!("did not say that it is ready within {} s", STARTING.as_secs()),
     };
-    child.end().await;
+    child.end_group().await;
     Err(OutputError::Logger { path, reason: failure })
 }
 
@@ -88,6 +87,6 @@ async fn is_ready(mut channel: Channel, ready: std::os::fd::OwnedFd) -> Result<(
         Ok(Some(report)) => return Err(format!("said something out of turn: {report:?}")),
         Err(error) => return Err(plan::one_line(&error)),
     }
-    let ready = AsyncFd::with_interest(ready, Interest::READABLE).map_err(|error| error.to_string())?;
-    ready.readable().await.map(drop).map_err(|error| error.to_string())
+    let ready = Receiver::from_owned_fd(ready).map_err(|error| error.to_string())?;
+    ready.readable().await.map_err(|error| error.to_string())
 }

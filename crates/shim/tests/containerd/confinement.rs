@@ -194,7 +194,7 @@ fn a_cgroup_of_another_container_is_refused(node: &Namespace) -> Result<()> {
     let below = node.task(&image).spec(|spec| spec["linux"]["cgroupsPath"] = json!(format!("{path}/kid")));
     if Feature::CgroupV2.is_here() {
         // The kernel gives no limits to what is below a cgroup with processes in it (cgroup-v2, "no internal process").
-        below.refused(&[&format!("{path}/cgroup.subtree_control"), "busy"])?;
+        below.refused(&[&format!("{path} has processes of its own"), "choose a cgroup elsewhere"])?;
         return task.remove();
     }
     let below = below.create()?;

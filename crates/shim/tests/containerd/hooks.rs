@@ -14,7 +14,7 @@ use testkit::{Image, Namespace, cases, guests, process, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::hooks::each_runs_at_its_moment,
-    crate::hooks::those_of_the_container_see_its_namespaces_and_the_node_s_files,
+    crate::hooks::those_of_the_container_see_namespaces_and_files,
     crate::hooks::those_of_the_start_are_the_container_s_user,
     crate::hooks::a_failure_at_creation_undoes_it,
     crate::hooks::a_failure_at_the_start_stops_the_container,
@@ -94,7 +94,7 @@ fn each_runs_at_its_moment(node: &Namespace) -> Result<()> {
     Ok(())
 }
 
-fn those_of_the_container_see_its_namespaces_and_the_node_s_files(node: &Namespace) -> Result<()> {
+fn those_of_the_container_see_namespaces_and_files(node: &Namespace) -> Result<()> {
     let script = Script::new(node, "readlink /proc/self/ns/net /proc/self/ns/mnt /proc/self/ns/pid | tr '\\n' ' '")?;
     let volume = node.directory("v")?;
     let image = image_of(node, "p1_sleep.wat")?;
@@ -111,7 +111,7 @@ fn those_of_the_container_see_its_namespaces_and_the_node_s_files(node: &Namespa
     task.start_until("sleeping\n")?;
     let of = |pid: i32| -> Result<String> {
         let links = ["net", "mnt", "pid"].map(|kind| fs::read_link(format!("/proc/{pid}/ns/{kind}")));
-        Ok(links.into_iter().map(|link| Ok(format!("{} ", link?.display()))).collect::<Result<String>>()?)
+        links.into_iter().map(|link| Ok(format!("{} ", link?.display()))).collect()
     };
     let (container, shim) = (of(task.pid)?, of(process::parent(task.pid)?)?);
     let lines = script.lines();
@@ -201,7 +201,7 @@ fn later_failures_are_logged_only(node: &Namespace) -> Result<()> {
 
 fn one_that_takes_too_long_is_killed(node: &Namespace) -> Result<()> {
     let image = image_of(node, "p1_hello.wat")?;
-    let mut hook = shell("exec sleep 600");
+    let mut hook = shell("sleep 600; true");
     hook["timeout"] = json!(1);
     let draft = node.task(&image).spec(|spec| spec["hooks"] = json!({ "createRuntime": [hook] }));
     draft.refused(&["hook createRuntime /bin/sh was killed after 1 s"])?;

@@ -67,8 +67,8 @@ fn the_reason_of_a_failure_goes_there_too(node: &Namespace) -> Result<()> {
     ensure!(logger.text("stderr").contains("wasm trap: "), "{}", logger.text("stderr"));
     let logger = Logger::new(node, READY)?;
     let run = node.run(&image_of(node, "p1_unknown_import.wat")?).flags(["--log-uri", &logger.uri()]);
-    run.refused(&["unknown"])?;
-    wait::until("the logger has the reason", || Ok(logger.text("stderr").contains("import").then_some(())))?;
+    run.refused(&["acme:bank", "withdraw"])?;
+    wait::until("the logger has the reason", || Ok(logger.text("stderr").contains("withdraw").then_some(())))?;
     node.until_nothing_remains()
 }
 
@@ -81,7 +81,7 @@ fn a_logger_that_cannot_be_run_is_named(node: &Namespace) -> Result<()> {
 }
 
 fn a_logger_that_is_never_ready_is_given_up(node: &Namespace) -> Result<()> {
-    let logger = Logger::new(node, "exec sleep 600")?;
+    let logger = Logger::new(node, "sleep 600")?;
     let run = node.run(&image_of(node, "p1_hello.wat")?).flags(["--log-uri", &logger.uri()]);
     run.refused(&["logger", "did not say that it is ready within 10 s"])?;
     node.until_nothing_remains()?;

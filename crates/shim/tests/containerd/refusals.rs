@@ -7,6 +7,7 @@ use serde_json::json;
 use std::fs;
 use testkit::guests::{self, Work};
 use testkit::image::Rootfs;
+use testkit::node::Feature;
 use testkit::task::Draft;
 use testkit::{Image, Namespace, cases};
 
@@ -16,7 +17,7 @@ pub(crate) const CASES: Cases = cases![
     crate::refusals::images_without_wasm,
     crate::refusals::broken_wasm,
     crate::refusals::precompiled_code,
-    crate::refusals::what_is_not_built_yet,
+    crate::refusals::what_is_not_there,
     crate::refusals::broken_specs,
     crate::refusals::mounts,
     crate::refusals::the_reason_is_told_in_three_places,
@@ -159,30 +160,22 @@ fn precompiled_code(node: &Namespace) -> Result<()> {
     node.until_nothing_remains()
 }
 
-fn what_is_not_built_yet(node: &Namespace) -> Result<()> {
+fn what_is_not_there(node: &Namespace) -> Result<()> {
     let image = image_of(node, "p1_hello.wat")?;
     let draft = || node.task(&image);
     draft().annotation("io.kubernetes.cri.container-type", "sandbox").refused(&["pods are not built yet", "ctr"])?;
     draft().spec(|spec| spec["process"]["terminal"] = json!(true)).refused(&["terminals are not built yet", "tty"])?;
-    node.run(&image).flags(["--log-uri", "binary:///bin/true"]).refused(&["stdio by binary:// is not built yet"])?;
+    node.run(&image)
+        .flags(["--log-uri", "fluentd://x"])
+        .refused(&["stdio by fluentd:// is not supported", "binary://"])?;
     let elsewhere = node.directory("rootfs")?;
     draft()
         .spec(|spec| spec["root"]["path"] = json!(elsewhere))
         .refused(&[&format!("root filesystem {} outside of the bundle", elsewhere.display()), "from an image"])?;
-    let hook = json!({ "prestart": [{ "path": "/bin/true" }] });
-    draft().spec(|spec| spec["hooks"] = hook).refused(&["hooks are not built yet", "hooks.prestart"])?;
-    let sysctl = json!({ "net.ipv4.ip_forward": "1" });
-    draft()
-        .spec(|spec| spec["linux"]["sysctl"] = sysctl)
-        .refused(&["sysctls are not built yet", "net.ipv4.ip_forward"])?;
-    draft().spec(|spec| spec["linux"]["cgroupsPath"] = json!("system.slice:cri:abc")).refused(&[
-        "system.slice:cri:abc",
-        "systemd cgroups are not built yet",
-        "cgroupfs",
-    ])?;
-    draft()
-        .spec(|spec| spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "user" }]))
-        .refused(&["user namespaces are not built yet"])?;
+    if !Feature::Systemd.is_here() {
+        let scope = draft().spec(|spec| spec["linux"]["cgroupsPath"] = json!("system.slice:cri:abc"));
+        scope.refused(&["reach systemd at /run/systemd/private", "use the cgroupfs driver"])?;
+    }
     node.until_nothing_remains()
 }
 

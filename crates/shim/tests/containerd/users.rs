@@ -8,14 +8,15 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
-use testkit::task::Task;
-use testkit::{Namespace, cases, process};
+use testkit::image::Rootfs;
+use testkit::task::{Finished, Task};
+use testkit::{Image, Namespace, cases, guests, process};
 
 pub(crate) const CASES: Cases = cases![
     crate::users::a_user_of_the_container_is_another_on_the_node,
     crate::users::owners_of_a_volume_are_mapped_where_it_is_asked,
     crate::users::a_namespace_is_joined_by_path,
-    crate::users::ctr_remaps_a_snapshot,
+    crate::users::owners_of_layers_are_mapped,
     crate::users::a_mapping_that_cannot_be_is_refused,
     crate::users::parameters_of_the_kernel_are_the_container_s_own,
 ];
@@ -101,16 +102,25 @@ fn a_namespace_is_joined_by_path(node: &Namespace) -> Result<()> {
     node.until_nothing_remains()
 }
 
-/// `ctr` gives the files of the root filesystem to the container's users, by changing owners or by mapping layers.
-fn ctr_remaps_a_snapshot(node: &Namespace) -> Result<()> {
-    let image = image_of(node, "p1_file.c")?;
-    let map = format!("0:{OUTSIDE}:65536");
-    for more in [&[][..], &["--remap-labels"]] {
-        let flags = ["--uidmap", &map, "--gidmap", &map].into_iter().chain(more.iter().copied());
-        let run = node.run(&image).flags(flags).args(["/app.wasm", "create", "/made", "--", "stat", "/app.wasm"]);
-        let output = run.expect(0)?;
-        ensure!(output.text().contains("create /made: ok"), "{more:?}: {output}");
-    }
+/// A snapshotter that can asks for mapped layers by options that the kernel does not know.
+fn owners_of_layers_are_mapped(node: &Namespace) -> Result<()> {
+    let wasm = guests::module("p1_file.c")?;
+    let rootfs =
+        Rootfs::new().file("app.wasm", &wasm).mode(0o500).file("secret", b"kept\n").mode(0o400).directory("tmp");
+    let image = Image::new("test.local/owned:1").rootfs(rootfs).entrypoint(["/app.wasm"]);
+    node.import(&image)?;
+    // Only its owner may read it: that is the container's root if the layer is mapped, and nobody in it if not.
+    let read = |mapped: bool| -> Result<Finished> {
+        let draft = node.task(&image).args(["/app.wasm", "read", "/secret"]).spec(map_users);
+        let draft = if mapped { draft.map_layers(&format!("0:{OUTSIDE}:65536")) } else { draft };
+        let task = draft.create()?;
+        task.start()?;
+        task.finish()
+    };
+    let end = read(true)?;
+    ensure!(end.code == 0 && end.stdout.contains("kept"), "{end:?}");
+    let end = read(false)?;
+    ensure!(end.code == 1 && end.stdout.contains("EACCES"), "{end:?}");
     node.until_nothing_remains()
 }
 
