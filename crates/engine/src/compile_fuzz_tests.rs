@@ -5,7 +5,7 @@ use testkit::fuzz::{Form, Fuzz, assert_told};
 
 #[test]
 fn any_bytes_are_compiled_or_refused_in_one_line() {
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "wasm", Form::Bytes, 4000);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "wasm", Form::Bytes, 4000);
     fuzz.run(|bytes| match translate(bytes, Variant::Plain) {
         Ok(code) => {
             assert!(bytes.starts_with(MAGIC));

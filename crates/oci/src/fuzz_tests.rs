@@ -154,7 +154,7 @@ fn check_plan(spec: &Value, lowered: &Lowered) {
 #[test]
 fn any_config_is_planned_or_refused_in_one_line() {
     let stage = Stage::new();
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "config", Form::Json, 1500);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "config", Form::Json, 1500);
     fuzz.run(|config| match (stage.lower(config), stage.lower(config)) {
         (Ok(lowered), Ok(again)) => {
             assert_eq!(lowered.plan, again.plan);

@@ -7,7 +7,7 @@ use testkit::fuzz::{Form, Fuzz, Tree, assert_told, scratch};
 fn any_record_is_read_or_refused_in_one_line() {
     let dir = scratch();
     let bundle = dir.path();
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "record", Form::Json, 8000);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "record", Form::Json, 8000);
     fuzz.run(|text| {
         fs::write(bundle.join(NAME), text).expect("a file can be written");
         let before = Tree::of(bundle);

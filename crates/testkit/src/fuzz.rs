@@ -13,6 +13,7 @@ mod tree;
 pub use told::assert_told;
 pub use tree::{Tree, scratch};
 
+use crate::checkout;
 use crate::random::Random;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -56,9 +57,9 @@ enum Bound {
 }
 
 impl Fuzz {
-    /// The corpus `name` of the crate at `manifest_dir`, with this many variations where no time is given.
-    pub fn new(manifest_dir: &str, name: &str, form: Form, rounds: u64) -> Fuzz {
-        Fuzz { corpus: Path::new(manifest_dir).join("corpus").join(name), form, rounds }
+    /// The corpus `name` of the crate `of`, with this many variations where no time is given.
+    pub fn new(of: &str, name: &str, form: Form, rounds: u64) -> Fuzz {
+        Fuzz { corpus: checkout::of_crate(of).join("corpus").join(name), form, rounds }
     }
 
     /// Gives every file of the corpus to `check`, then variations. What makes it panic, or takes seconds, is a failure;

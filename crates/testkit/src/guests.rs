@@ -7,7 +7,7 @@
 mod generate;
 mod toolchain;
 
-use crate::store;
+use crate::{checkout, store};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ const NO_COMPONENT: [&str; 3] = ["p1_unknown_import.wat", "p1_no_start.wat", "p1
 
 /// Where the sources are.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("guests")
+    checkout::of_crate("testkit").join("guests")
 }
 
 /// The files of the guests, sorted.

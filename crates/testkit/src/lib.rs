@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod checkout;
 pub mod containerd;
 pub mod disk;
 pub mod fifo;

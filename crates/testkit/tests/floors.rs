@@ -1,13 +1,12 @@
 //! Holds the workspace against the floors table, and shows that the check can fail.
 
 use std::fs;
-use std::path::Path;
+use testkit::checkout;
 use testkit::floors::violations;
 
 #[test]
 fn every_crate_keeps_to_its_floor() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let found = violations(&workspace).unwrap();
+    let found = violations(&checkout::root()).unwrap();
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 

@@ -42,7 +42,7 @@ fn check_manifest(manifest: &ImageManifest) {
 #[test]
 fn any_document_is_walked_or_refused_in_one_line() {
     let digest = Digest::from_sha256([0xab; 32]);
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "image", Form::Json, 6000);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "image", Form::Json, 6000);
     fuzz.run(|text| match manifest::parse(text) {
         Ok(Document::Index(index)) => check_index(&index),
         Ok(Document::Manifest(manifest)) => check_manifest(&manifest),
@@ -52,7 +52,7 @@ fn any_document_is_walked_or_refused_in_one_line() {
 
 #[test]
 fn any_image_name_has_a_base_without_slashes() {
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "name", Form::Bytes, 15_000);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "name", Form::Bytes, 15_000);
     fuzz.run(|name| {
         let name = String::from_utf8_lossy(name);
         let base = base_name(&name);

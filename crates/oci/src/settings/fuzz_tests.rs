@@ -13,7 +13,7 @@ fn check_within(choices: &Choices, maxima: &Maxima) {
 #[test]
 fn any_annotations_choose_within_the_maxima_or_are_refused_in_one_line() {
     let maxima = Maxima { memory_bytes: Some(1 << 30), rootfs: Some(RootAccess::ReadOnly) };
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "annotations", Form::Json, 10_000);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "annotations", Form::Json, 10_000);
     fuzz.run(|text| {
         let read = || serde_json::from_slice::<HashMap<String, String>>(text);
         let (Ok(annotations), Ok(again)) = (read(), read()) else { return };
@@ -35,7 +35,7 @@ fn any_annotations_choose_within_the_maxima_or_are_refused_in_one_line() {
 fn any_operator_file_is_read_or_refused_in_one_line() {
     let dir = scratch();
     let path = dir.path().join("operator.toml");
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "operator", Form::Toml, 4000);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "operator", Form::Toml, 4000);
     fuzz.run(|text| {
         std::fs::write(&path, text).unwrap();
         let before = Tree::of(dir.path());
@@ -69,13 +69,13 @@ fn check_options(options: RuntimeOptions) {
 
 #[test]
 fn any_options_table_names_a_file_or_is_refused_in_one_line() {
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "options", Form::Toml, 8000);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "options", Form::Toml, 8000);
     fuzz.run(|body| check_options(options::generic("", body)));
 }
 
 #[test]
 fn any_options_message_names_a_file_or_is_refused_in_one_line() {
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "message", Form::Bytes, 8000);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "message", Form::Bytes, 8000);
     fuzz.run(|body| {
         let RuntimeOptions { type_url, value } = options::generic("/etc/a.toml", body);
         // The changed bytes are in the message itself: at its end, and as the whole of it.
@@ -88,7 +88,7 @@ fn any_options_message_names_a_file_or_is_refused_in_one_line() {
 
 #[test]
 fn any_values_are_sizes_and_durations_above_zero_or_none() {
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "units", Form::Bytes, 30_000);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "units", Form::Bytes, 30_000);
     fuzz.run(|text| {
         let text = String::from_utf8_lossy(text);
         assert!(units::size(&text) != Some(0), "{text:?}");

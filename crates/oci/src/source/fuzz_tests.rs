@@ -57,7 +57,7 @@ impl Stage {
 #[test]
 fn any_file_is_wasm_by_its_header_only() {
     let stage = Stage::new(b"");
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "wasm", Form::Bytes, 3000);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "wasm", Form::Bytes, 3000);
     fuzz.run(|bytes| {
         std::fs::write(stage.dir.path().join("root/app.wasm"), bytes).unwrap();
         let headers: [&[u8]; 2] = [b"\0asm\x01\0\0\0", b"\0asm\x0d\0\x01\0"];
@@ -76,7 +76,7 @@ fn any_file_is_wasm_by_its_header_only() {
 #[test]
 fn any_argument_stays_inside_the_root() {
     let stage = Stage::new(b"\0asm\x01\0\0\0");
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "argument", Form::Bytes, 3000);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "argument", Form::Bytes, 3000);
     fuzz.run(|argument| {
         let argument = String::from_utf8_lossy(argument);
         // Refused before, with the index of the argument.
@@ -89,7 +89,7 @@ fn any_argument_stays_inside_the_root() {
 #[test]
 fn any_overlay_options_are_looked_into() {
     let stage = Stage::new(b"\0asm\x01\0\0\0");
-    let fuzz = Fuzz::new(env!("CARGO_MANIFEST_DIR"), "overlay", Form::Json, 2000);
+    let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "overlay", Form::Json, 2000);
     fuzz.run(|text| {
         let text = String::from_utf8_lossy(text).replace("DIR", stage.dir.path().to_str().unwrap());
         let Ok(options) = serde_json::from_str::<Vec<String>>(&text) else { return };
