@@ -16,7 +16,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 /// How much of the end of a hook's output is told, bytes.
 const TOLD: u64 = 512;
@@ -105,8 +105,8 @@ pub fn spawn(hook: &Hook, place: &Place, told: &HookState, moment: Moment<'_>) -
 }
 
 impl Running {
-    /// Waits for the end of the hook, which is killed when its time is up.
-    pub async fn finish(self, hook: &Hook) -> Result<(), HookError> {
+    /// Waits for the end of the hook, which is killed when its time is up, or its container `unwanted`.
+    pub async fn finish(self, hook: &Hook, unwanted: impl Future<Output = ()>) -> Result<(), HookError> {
         let Running { spawned, output } = self;
         let failed = |how: String, output: String| HookError::Failed {
             kind: hook.kind.clone(),
@@ -116,11 +116,15 @@ impl Running {
         };
         let (child, mut channel) = spawned.watch().map_err(|error| failed(error.to_string(), String::new()))?;
         let time = hook.timeout_s.map_or(Duration::MAX, Duration::from_secs);
-        let ended = timeout(time, child.wait()).await;
+        let ended = tokio::select! {
+            ended = child.wait() => Ok(ended),
+            () = sleep(time) => Err(format!("was killed after {} s", time.as_secs())),
+            () = unwanted => Err("was killed: its container is deleted".to_owned()),
+        };
         match ended {
-            Err(_) => {
+            Err(why) => {
                 child.end_group().await;
-                Err(failed(format!("was killed after {} s", time.as_secs()), last_words(output)))
+                Err(failed(why, last_words(output)))
             }
             Ok(Ok(Ended::Code(0))) => Ok(()),
             Ok(ended) => match channel.reports.next().await {

@@ -8,7 +8,8 @@ use std::fmt::Write;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// Why there is no user namespace.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,9 @@ pub enum UserNamespaceError {
         #[source]
         source: io::Error,
     },
+    /// The kernel lets nobody enter it twice.
+    #[error("user namespace {0} is the node's own: leave the path out, or the namespace")]
+    OfTheNode(PathBuf),
     /// The kernel refused it, or its mapping.
     #[error("make a user namespace: the kernel may allow none (user.max_user_namespaces), or not these ids")]
     Make(#[source] io::Error),
@@ -42,10 +46,7 @@ impl UserNamespaces {
     pub(crate) fn of(plan: &RunPlan) -> Result<UserNamespaces, UserNamespaceError> {
         let container = plan.isolation.user_namespace.as_ref().map(|namespace| match &namespace.path {
             None => make(&namespace.ids),
-            Some(path) => {
-                let opened = File::open(path).map(OwnedFd::from);
-                opened.map_err(|source| UserNamespaceError::Open { path: path.clone(), source })
-            }
+            Some(path) => open(path),
         });
         let mounts = plan.mounts.iter().filter_map(|mount| mount.ids.as_ref()).map(make);
         Ok(UserNamespaces { container: container.transpose()?, mounts: mounts.collect::<Result<_, _>>()? })
@@ -71,6 +72,16 @@ impl UserNamespaces {
     pub(crate) fn enter(&self) -> Result<(), UserNamespaceError> {
         let Some(container) = &self.container else { return Ok(()) };
         setns(container, CloneFlags::CLONE_NEWUSER).map_err(|errno| UserNamespaceError::Enter(errno.into()))
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, UserNamespaceError> {
+    let failed = |source| UserNamespaceError::Open { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let own = fs::metadata("/proc/self/ns/user").map_err(failed)?;
+    match file.metadata().map_err(failed)?.ino() == own.ino() {
+        true => Err(UserNamespaceError::OfTheNode(path.to_owned())),
+        false => Ok(file.into()),
     }
 }
 

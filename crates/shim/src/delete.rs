@@ -11,6 +11,7 @@ use sandbox::cgroup::Cgroup;
 use sandbox::hooks::{self, Moment, Place};
 use sandbox::rootfs::RootfsError;
 use sandbox::{Record, rootfs};
+use std::future::pending;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -67,7 +68,7 @@ fn run_hooks(id: &str, record: &Record) -> anyhow::Result<()> {
         // Forked outside of the runtime, as everywhere.
         let moment = Moment { id, pid: None, status: "stopped" };
         let ran = hooks::spawn(hook, &Place::Runtime, &record.told, moment);
-        if let Err(error) = ran.and_then(|running| runtime.block_on(running.finish(hook))) {
+        if let Err(error) = ran.and_then(|running| runtime.block_on(running.finish(hook, pending()))) {
             tracing::warn!(id, error = plan::one_line(&error), "a hook failed");
         }
     }

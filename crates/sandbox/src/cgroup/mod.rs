@@ -4,6 +4,7 @@
 mod files;
 mod freezer;
 mod hierarchy;
+mod oom;
 mod removal;
 mod stats;
 mod systemd;
@@ -11,6 +12,7 @@ mod v1;
 mod v2;
 
 pub use freezer::Freeze;
+pub use oom::{OomKill, OomWatch};
 pub use stats::{CpuStats, IoStats, MemoryStats, PidsStats, Stats, Version};
 pub use systemd::Wanted;
 
@@ -51,7 +53,7 @@ pub enum CgroupError {
     #[error("cgroup {0} has processes of its own, so nothing below it can be limited: choose a cgroup elsewhere")]
     Occupied(PathBuf),
     /// Somebody made cgroups below the container's.
-    #[error("cgroup {0} was made below the container's: remove it")]
+    #[error("cgroup {0} was made below the container's, and has to go first: end what is in it, then rmdir {0}")]
     Child(PathBuf),
     /// A member does not stop.
     #[error("cgroup {0} has processes that do not stop: they wait for a device, try again")]
@@ -84,9 +86,8 @@ impl Cgroup {
         let mut cgroup = Cgroup::at(&wanted.path())?;
         if let CgroupPath::Systemd { slice, scope } = wanted {
             let version = cgroup.hierarchy.version();
-            let kills_before = cgroup.oom_kills_in_slice();
             let (slice, name) = (slice.clone(), scope.clone());
-            cgroup.scope = Some(Scope { slice, name, version, kills_before });
+            cgroup.scope = Some(Scope { slice, name, version });
         }
         Ok(cgroup)
     }
@@ -168,31 +169,6 @@ impl Cgroup {
                 v2::limit(&root.join(&self.path), limits)
             }
         }
-    }
-
-    /// How many processes the kernel killed in it for want of memory.
-    pub fn oom_kills(&self) -> Result<u64, CgroupError> {
-        let own = self.oom_kills_at(&self.path);
-        match (own, &self.scope) {
-            // systemd removes a scope as soon as it is empty. What was counted in it counts in its slice too.
-            (Err(_), Some(scope)) => Ok(self.oom_kills_in_slice().saturating_sub(scope.kills_before)),
-            (own, _) => own,
-        }
-    }
-
-    fn oom_kills_in_slice(&self) -> u64 {
-        let slice = Path::new(&self.path).parent().and_then(Path::to_str).unwrap_or_default();
-        self.oom_kills_at(slice).unwrap_or(0)
-    }
-
-    fn oom_kills_at(&self, path: &str) -> Result<u64, CgroupError> {
-        let file = match &self.hierarchy {
-            Hierarchy::V1(controllers) => controllers.dir("memory", path)?.join("memory.oom_control"),
-            Hierarchy::V2(root) => root.join(path).join("memory.events"),
-        };
-        let text = read(&file)?;
-        let count = text.lines().filter_map(|line| line.split_once(' ')).find(|(name, _)| *name == "oom_kill");
-        Ok(count.and_then(|(_, count)| count.trim().parse().ok()).unwrap_or(0))
     }
 
     /// Its limit of memory, as the kernel has it now and later.

@@ -76,8 +76,6 @@ pub(super) struct Scope {
     pub(super) name: String,
     /// The version of the node's cgroups.
     pub(super) version: Version,
-    /// What the slice had counted of processes killed for want of memory when the scope was first thought of.
-    pub(super) kills_before: u64,
 }
 
 impl Cgroup {

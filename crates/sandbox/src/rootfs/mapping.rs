@@ -58,7 +58,7 @@ impl Mapped {
         let lower = self.layer.options.iter().position(|option| option.starts_with("lowerdir="));
         let lower = lower.ok_or_else(|| io::Error::other("an overlay without lowerdir has no owners to map"))?;
         let dirs = self.layer.options[lower]["lowerdir=".len()..].to_owned();
-        let copies = dirs.split(':').map(|dir| self.copy(dir, namespace)).collect::<io::Result<Vec<_>>>()?;
+        let copies = layers(&dirs).iter().map(|dir| self.copy(dir, namespace)).collect::<io::Result<Vec<_>>>()?;
         self.layer.options[lower] = format!("lowerdir={}", copies.join(":"));
         Ok(())
     }
@@ -73,7 +73,7 @@ impl Mapped {
         std::fs::create_dir_all(&path)?;
         let point = open(&path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
         syscall::move_mount(tree.as_fd(), point.as_fd())?;
-        let text = path.to_string_lossy().into_owned();
+        let text = path.to_string_lossy().replace('\\', r"\\").replace(':', r"\:");
         self.attached.push(path);
         Ok(text)
     }
@@ -95,6 +95,26 @@ impl Drop for Mapped {
     }
 }
 
+/// The directories of a `lowerdir`, where a backslash takes its meaning from what follows, as from a colon.
+fn layers(text: &str) -> Vec<String> {
+    let mut dirs = vec![String::new()];
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        let taken = match character {
+            '\\' => characters.next(),
+            ':' => {
+                dirs.push(String::new());
+                None
+            }
+            other => Some(other),
+        };
+        if let Some(dir) = dirs.last_mut() {
+            dir.extend(taken);
+        }
+    }
+    dirs
+}
+
 /// `0:100000:65536`, several joined by commas: inside, outside, how many.
 fn ranges(text: &str) -> io::Result<Vec<IdRange>> {
     let wrong = || io::Error::new(io::ErrorKind::InvalidInput, format!("{text:?} is no mapping of ids"));
@@ -111,6 +131,11 @@ fn ranges(text: &str) -> io::Result<Vec<IdRange>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layers_are_parted_at_plain_colons() {
+        assert_eq!(layers(r"/a/fs:/b\:c\\/fs"), ["/a/fs", r"/b:c\/fs"]);
+    }
 
     #[test]
     fn mappings_are_read_as_containerd_writes_them() {

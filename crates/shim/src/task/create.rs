@@ -153,12 +153,12 @@ async fn make(
         return Err(CreateError::Abandoned);
     }
     let cgroup = claim(owned, request.layers.clone(), &plan)?;
-    let (child, channel) = match confined(tasks, &plan, owned, &cgroup, stdio, artifact).await {
+    let (child, channel) = match confined(tasks, task, &plan, owned, &cgroup, stdio, artifact).await {
         // A cache is only a cache: what it holds in vain is made again, once.
         Err(Confining::Stale(reason)) => {
             tracing::warn!(id = request.id, reason, "a cached artifact is no good and is compiled again");
             let artifact = compiled.fresh_artifact(&tasks.spawner).await?;
-            confined(tasks, &plan, owned, &cgroup, stdio, artifact).await?
+            confined(tasks, task, &plan, owned, &cgroup, stdio, artifact).await?
         }
         made => made?,
     };
@@ -216,6 +216,7 @@ impl From<Confining> for CreateError {
 
 async fn confined(
     tasks: &Tasks,
+    task: &Task,
     plan: &Arc<RunPlan>,
     owned: &Owned,
     cgroup: &Arc<Cgroup>,
@@ -237,7 +238,7 @@ async fn confined(
     }
     let mut report = channel.reports.next().await;
     if let Ok(Some(Report::Mounted)) = report {
-        if let Err(error) = hooks::at_creation(&tasks.spawner, plan, child.pid()).await {
+        if let Err(error) = hooks::at_creation(&tasks.spawner, plan, child.pid(), task).await {
             child.end().await;
             return Err(Confining::Failed(error.into()));
         }

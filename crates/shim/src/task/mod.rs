@@ -343,6 +343,12 @@ impl Task {
         }
     }
 
+    /// Waits until nobody wants it to be created any more.
+    async fn abandoned(&self) {
+        let mut changes = self.changes.subscribe();
+        while self.state() != State::Abandoned && changes.changed().await.is_ok() {}
+    }
+
     /// Lets the guest see the end of its input.
     pub(crate) fn close_stdin(&self) {
         if let Some(container) = locked(&self.container).as_mut() {

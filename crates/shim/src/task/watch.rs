@@ -9,9 +9,10 @@ use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use plan::{ExitStatus, FORBIDDEN_CALL, Report, RunPlan, Termination};
 use protobuf::MessageField;
 use sandbox::Ended;
-use sandbox::cgroup::Cgroup;
+use sandbox::cgroup::{OomKill, OomWatch};
 use sandbox::channel::Reports;
 use sandbox::stdio::Kept;
+use std::convert::Infallible;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,9 +29,20 @@ pub(super) async fn watch(task: Arc<Task>, plan: Arc<RunPlan>, reports: Reports,
         let Some(container) = container.as_ref() else { return };
         (container.child(), container.cgroup())
     };
-    let said = last_words(&task.request.id, reports).await;
-    let ended = child.wait().await.unwrap_or(Ended::Signal(KILL));
-    let status = said.unwrap_or_else(|| unsaid(ended, cgroup.as_deref(), &plan));
+    let mut oom = cgroup.map(OomWatch::of);
+    let said_and_ended = async {
+        let said = last_words(&task.request.id, reports).await;
+        (said, child.wait().await.unwrap_or(Ended::Signal(KILL)))
+    };
+    let (said, ended) = tokio::select! {
+        ended = said_and_ended => ended,
+        never = follow(&mut oom) => match never {},
+    };
+    let status = match (said, ended, oom) {
+        (Some(said), ..) => said,
+        (None, Ended::Signal(KILL), Some(oom)) => killed(oom.verdict().await, &plan),
+        (None, ended, _) => without_word(ended),
+    };
     let termination = status.termination();
     let id = &task.request.id;
     tracing::info!(id, code = termination.code, status = summary(&status), "the container ended");
@@ -85,16 +97,20 @@ async fn last_words(id: &str, mut reports: Reports) -> Option<ExitStatus> {
     }
 }
 
-/// How a process that said nothing ended, by the kernel's word.
-fn unsaid(ended: Ended, cgroup: Option<&Cgroup>, plan: &RunPlan) -> ExitStatus {
-    let oom_kills = cgroup.and_then(|cgroup| cgroup.oom_kills().ok()).unwrap_or(0);
-    match ended {
-        Ended::Signal(KILL) if oom_kills > 0 => {
-            let limit_bytes = cgroup.and_then(|cgroup| cgroup.memory_limit().ok()?.read());
-            // A cgroup of systemd may be gone by now.
+async fn follow(oom: &mut Option<OomWatch>) -> Infallible {
+    match oom {
+        Some(oom) => oom.follow().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The end of a process that was killed before it could say anything.
+fn killed(by_kernel: Option<OomKill>, plan: &RunPlan) -> ExitStatus {
+    match by_kernel {
+        Some(OomKill { limit_bytes }) => {
             ExitStatus::OomKilled { limit_bytes: limit_bytes.or(plan.limits.memory.limit_bytes()) }
         }
-        ended => without_word(ended),
+        None => ExitStatus::Signal(KILL),
     }
 }
 

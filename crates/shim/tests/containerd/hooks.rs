@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
+use std::time::Duration;
 use testkit::image::Rootfs;
 use testkit::{Image, Namespace, cases, guests, process, wait};
 
@@ -20,6 +21,7 @@ pub(crate) const CASES: Cases = cases![
     crate::hooks::a_failure_at_the_start_stops_the_container,
     crate::hooks::later_failures_are_logged_only,
     crate::hooks::one_that_takes_too_long_is_killed,
+    crate::hooks::one_that_waits_for_ever_ends_with_its_create,
     crate::hooks::the_last_ones_run_when_the_shim_was_killed,
 ];
 
@@ -196,6 +198,20 @@ fn later_failures_are_logged_only(node: &Namespace) -> Result<()> {
         let words = format!("hook {kind} /bin/sh left with code 4: sorry");
         ensure!(log.lines().any(|line| line.contains(&id) && line.contains(&words)), "no word about {kind}");
     }
+    Ok(())
+}
+
+fn one_that_waits_for_ever_ends_with_its_create(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_hello.wat")?;
+    let begun = node.directory("hook")?.join("begun");
+    let line = format!("echo $$ > {}; exec sleep 1000", begun.display());
+    let draft = node.task(&image).spec(|spec| spec["hooks"] = json!({ "createRuntime": [shell(&line)] }));
+    let id = draft.id().to_owned();
+    draft.abandon(wait::scaled(Duration::from_millis(500)))?;
+    let pid: i32 = fs::read_to_string(&begun)?.trim().parse()?;
+    node.until_nothing_remains()?;
+    ensure!(!process::exists(pid), "the hook runs on");
+    node.api()?.delete_container(&id)?;
     Ok(())
 }
 

@@ -114,7 +114,11 @@ impl Gate {
     }
 
     fn open(&self) -> Result<()> {
-        self.write("THAWED", "0")
+        match self.dir.exists() {
+            true => self.write("THAWED", "0"),
+            // A delete that went through took it along.
+            false => Ok(()),
+        }
     }
 
     fn write(&self, version_1: &str, version_2: &str) -> Result<()> {

@@ -4,9 +4,12 @@ use crate::Cases;
 use crate::limits::update;
 use crate::output::image_of;
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
+use testkit::api::Events;
 use testkit::task::Task;
 use testkit::{Namespace, cases, process, wait};
 
@@ -15,6 +18,7 @@ pub(crate) const CASES: Cases = cases![
     crate::systemd::limits_last_through_a_reload,
     crate::systemd::use_is_told_and_a_pause_works,
     crate::systemd::out_of_memory_is_told,
+    crate::systemd::the_need_of_a_neighbour_is_not_its_own,
     crate::systemd::a_slice_of_a_pod_is_made,
     crate::systemd::a_scope_that_is_there_is_refused,
 ];
@@ -155,27 +159,51 @@ fn use_is_told_and_a_pause_works(node: &Namespace) -> Result<()> {
     remove(node, task, &unit)
 }
 
+/// A container that is given more than its 24 MiB when it starts.
+fn filling(node: &Namespace) -> Result<(Task, String)> {
+    let image = image_of(node, "p1_file.c")?;
+    let draft = node.task(&image).args(["/app.wasm", "fill", "/run/big", "40"]);
+    let (path, unit) = names(node, "", draft.id());
+    let task = draft.spec(|spec| {
+        spec["linux"]["cgroupsPath"] = json!(path);
+        spec["linux"]["resources"] = json!({ "memory": { "limit": 24 * MI } });
+    });
+    Ok((task.create()?, unit))
+}
+
+fn kinds_until_delete(events: Events, id: &str) -> Result<Vec<String>> {
+    Ok(events.until(id, "delete")?.into_iter().map(|event| event.what).collect())
+}
+
 /// systemd may remove the scope before anybody has read what the kernel counted in it.
 fn out_of_memory_is_told(node: &Namespace) -> Result<()> {
-    let image = image_of(node, "p1_file.c")?;
     for _ in 0..5 {
-        let draft = node.task(&image).args(["/app.wasm", "fill", "/run/big", "40"]);
-        let (path, unit) = names(node, "", draft.id());
         let events = node.api()?.events()?;
-        let task = draft.spec(|spec| {
-            spec["linux"]["cgroupsPath"] = json!(path);
-            spec["linux"]["resources"] = json!({ "memory": { "limit": 24 * MI } });
-        });
-        let task = task.create()?;
+        let (task, unit) = filling(node)?;
         let id = task.id.clone();
         task.start()?;
         let end = task.finish()?;
         ensure!(end.code == 137 && end.stderr.contains("memory limit 24Mi reached"), "{end:?}");
-        let kinds: Vec<String> = events.until(&id, "delete")?.into_iter().map(|event| event.what).collect();
+        let kinds = kinds_until_delete(events, &id)?;
         ensure!(kinds == ["create", "start", "oom", "exit", "delete"], "{kinds:?}");
         gone(node, &unit)?;
     }
     Ok(())
+}
+
+fn the_need_of_a_neighbour_is_not_its_own(node: &Namespace) -> Result<()> {
+    let events = node.api()?.events()?;
+    let (sleeper, unit) = sleeping(node, "", json!({ "memory": { "limit": 24 * MI } }))?;
+    let (neighbour, _) = filling(node)?;
+    neighbour.start()?;
+    ensure!(neighbour.finish()?.code == 137);
+    let id = sleeper.id.clone();
+    kill(Pid::from_raw(sleeper.pid), Signal::SIGKILL)?;
+    let end = sleeper.finish()?;
+    ensure!(end.code == 137 && end.stderr.is_empty(), "{end:?}");
+    let kinds = kinds_until_delete(events, &id)?;
+    ensure!(kinds == ["create", "start", "exit", "delete"], "{kinds:?}");
+    gone(node, &unit)
 }
 
 fn a_slice_of_a_pod_is_made(node: &Namespace) -> Result<()> {

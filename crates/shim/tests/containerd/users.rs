@@ -138,6 +138,10 @@ fn a_mapping_that_cannot_be_is_refused(node: &Namespace) -> Result<()> {
         spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "user", "path": "/proc/1/ns/absent" }]);
     });
     gone.refused(&["open user namespace /proc/1/ns/absent", "No such file"])?;
+    let own = node.task(&image).spec(|spec| {
+        spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "user", "path": "/proc/1/ns/user" }]);
+    });
+    own.refused(&["user namespace /proc/1/ns/user is the node's own", "leave the path out"])?;
     // The kernel's own filesystems map nothing.
     let unmappable = node.task(&image).bind(Path::new("/proc"), "/data", &["rbind", "idmap"]).spec(map_users);
     unmappable.refused(&["map the owners of the mount on /data", "may not support id-mapped mounts"])?;
