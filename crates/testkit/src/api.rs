@@ -5,6 +5,7 @@ mod events;
 
 use crate::Containerd;
 use crate::fifo::Stdio;
+use crate::runtime::Runtime;
 use crate::wait;
 use anyhow::{Context, Result};
 use containerd_client::services::v1 as services;
@@ -15,38 +16,26 @@ use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Code, Request, Response, Status};
 use containerd_client::types::Mount;
-use prost::Message;
 use prost_types::Any;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 
 pub use events::{Event, Events};
 
 /// The snapshotter of every version here.
 const SNAPSHOTTER: &str = "overlayfs";
 
-/// `runtimeoptions.v1.Options` of containerd's API.
-#[derive(Clone, PartialEq, Message)]
-struct RuntimeOptions {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(string, tag = "2")]
-    config_path: String,
-    #[prost(bytes = "vec", tag = "3")]
-    config_body: Vec<u8>,
-}
-
 /// One connection, for one thread; a test with more threads makes one in each.
 #[derive(Debug)]
 pub struct Api {
-    runtime: Runtime,
+    runtime: tokio::runtime::Runtime,
     channel: Channel,
     socket: PathBuf,
     namespace: String,
-    operator_file: PathBuf,
+    container_runtime: Runtime,
     layer_options: Vec<String>,
     upper: Option<PathBuf>,
     patience: Duration,
@@ -77,14 +66,14 @@ impl Api {
         let runtime = runtime()?;
         let socket = containerd.socket();
         let channel = runtime.block_on(containerd_client::connect(&socket))?;
-        let operator_file = containerd.operator_file();
+        let container_runtime = Runtime::wasm(&containerd.operator_file());
         let patience = wait::patience();
         Ok(Api {
             runtime,
             channel,
             socket,
             namespace: namespace.to_owned(),
-            operator_file,
+            container_runtime,
             layer_options: Vec::new(),
             upper: None,
             patience,
@@ -99,7 +88,13 @@ impl Api {
 
     /// With another operator file for the containers made from now on.
     pub fn operator_file(mut self, path: &Path) -> Self {
-        path.clone_into(&mut self.operator_file);
+        self.container_runtime = Runtime::wasm(path);
+        self
+    }
+
+    /// With another runtime than ours for the containers made from now on.
+    pub fn container_runtime(mut self, runtime: &Runtime) -> Self {
+        self.container_runtime = runtime.clone();
         self
     }
 
@@ -115,7 +110,7 @@ impl Api {
         self
     }
 
-    /// Makes a container of our runtime with this spec. With a chain id its root filesystem is a snapshot over those
+    /// Makes a container with this spec. With a chain id its root filesystem is a snapshot over those
     /// layers, else an empty one.
     pub fn create_container(&self, id: &str, spec: &Value, image: &str, parent: &str) -> Result<()> {
         let key = self.snapshot_key(id);
@@ -126,16 +121,12 @@ impl Api {
             // Without a container yet that refers to it, the garbage collector would take it.
             labels: HashMap::from([("containerd.io/gc.root".to_owned(), "test".to_owned())]),
         };
-        let options = RuntimeOptions {
-            config_path: self.operator_file.to_string_lossy().into_owned(),
-            ..RuntimeOptions::default()
-        };
         let container = services::Container {
             id: id.to_owned(),
             image: image.to_owned(),
             runtime: Some(services::container::Runtime {
-                name: "io.containerd.wasm.v1".to_owned(),
-                options: Some(Any { type_url: "runtimeoptions.v1.Options".to_owned(), value: options.encode_to_vec() }),
+                name: self.container_runtime.name.clone(),
+                options: self.container_runtime.options.clone(),
             }),
             spec: Some(Any {
                 type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_owned(),
@@ -180,13 +171,23 @@ impl Api {
 
     /// Creates the task and gives its pid.
     pub fn create_task(&self, id: &str, stdio: Option<&Stdio>) -> Result<i32, Status> {
+        let stdin = stdio.and_then(|s| s.stdin.as_ref()).map(|path| path.display().to_string()).unwrap_or_default();
+        let [stdout, stderr] = match stdio {
+            Some(stdio) => [stdio.stdout.name(), stdio.stderr.name()],
+            None => [String::new(), String::new()],
+        };
+        self.create_task_with(id, stdin, stdout, stderr)
+    }
+
+    /// As [`Api::create_task`], with stdio that is named as containerd has it.
+    pub fn create_task_with(&self, id: &str, stdin: String, stdout: String, stderr: String) -> Result<i32, Status> {
         let mounts =
             services::snapshots::MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: self.snapshot_key(id) };
         let mut request = services::CreateTaskRequest {
             container_id: id.to_owned(),
-            stdin: stdio.and_then(|s| s.stdin.as_ref()).map(|path| path.display().to_string()).unwrap_or_default(),
-            stdout: stdio.map(|s| s.stdout.name()).unwrap_or_default(),
-            stderr: stdio.map(|s| s.stderr.name()).unwrap_or_default(),
+            stdin,
+            stdout,
+            stderr,
             ..services::CreateTaskRequest::default()
         };
         let response = self.call(async |channel, api| {
@@ -337,8 +338,8 @@ fn redirect(mount: &mut Mount, upper: &Path) {
     }
 }
 
-fn runtime() -> Result<Runtime> {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = Builder::new_current_thread();
     builder.enable_all().build().context("start a tokio runtime")
 }
 

@@ -54,6 +54,24 @@ impl fmt::Display for Version {
     }
 }
 
+/// How much containerd and its shims log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logging {
+    /// For the messages of failed tests.
+    Everything,
+    /// As it is on nodes.
+    Usual,
+}
+
+impl Logging {
+    fn level(self) -> &'static str {
+        match self {
+            Logging::Everything => "debug",
+            Logging::Usual => "info",
+        }
+    }
+}
+
 /// How long shims may take to leave after their last container.
 const LEAVING: Duration = Duration::from_secs(5);
 
@@ -79,6 +97,11 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one whose `io.containerd.wasm.v1` is the binary `shim`, and waits until it answers.
     pub fn start(version: Version, shim: &Path) -> Result<Arc<Self>> {
+        Containerd::start_logging(version, shim, Logging::Everything)
+    }
+
+    /// As [`Containerd::start`], with another amount of logging; all shims beside `shim` can be used.
+    pub fn start_logging(version: Version, shim: &Path, logging: Logging) -> Result<Arc<Self>> {
         let bin = version.bin();
         if !bin.join("containerd").exists() {
             bail!("no containerd {version} in {}: run test/containerd.sh", bin.display());
@@ -87,7 +110,7 @@ impl Containerd {
         let dir = tempfile::Builder::new().prefix("ctd").tempdir_in("/tmp")?.keep();
         let before = Before::look();
         fs::create_dir(dir.join("fifo"))?;
-        config::write(version, &dir)?;
+        config::write(version, logging, &dir)?;
         let containerd = Containerd {
             version,
             shim: shim.to_owned(),

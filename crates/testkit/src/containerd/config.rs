@@ -1,6 +1,6 @@
 //! The configuration files of a private containerd.
 
-use super::Version;
+use super::{Logging, Version};
 use crate::wait;
 use anyhow::Result;
 use std::fs;
@@ -31,7 +31,7 @@ const DISABLED: [&str; 11] = [
 ];
 
 /// Writes containerd's own configuration and the operator file of the shim.
-pub(super) fn write(version: Version, dir: &Path) -> Result<()> {
+pub(super) fn write(version: Version, logging: Logging, dir: &Path) -> Result<()> {
     let format = match version {
         Version::V1_6 | Version::V1_7 => 2,
         Version::V2_4 => 3,
@@ -39,7 +39,8 @@ pub(super) fn write(version: Version, dir: &Path) -> Result<()> {
     let disabled: Vec<String> = DISABLED.iter().map(|id| format!("{id:?}")).collect();
     let config = format!(
         "version = {format}\nroot = {root:?}\nstate = {state:?}\ndisabled_plugins = [{disabled}]\n\
-         [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = {ttrpc:?}\n[debug]\nlevel = \"debug\"\n",
+         [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = {ttrpc:?}\n[debug]\nlevel = \"{level}\"\n",
+        level = logging.level(),
         root = dir.join("root"),
         state = state(dir),
         disabled = disabled.join(", "),

@@ -1,0 +1,175 @@
+//! The test bed: one private containerd with every contender's shim, the images, and the steps of a task with their
+//! times. Every container is made the same way: same spec, snapshotter, namespaces, fifos.
+
+use crate::output::Output;
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use testkit::api::Api;
+use testkit::containerd::Logging;
+use testkit::{Containerd, Image, Namespace, Runtime, Version, spec};
+
+/// The longest that any single call may take: the peer compiles inside of it.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// The shims that are no part of containerd.
+#[derive(Debug, Clone)]
+pub(crate) struct Shims {
+    pub(crate) ours: PathBuf,
+    pub(crate) floor: PathBuf,
+    pub(crate) peer: PathBuf,
+}
+
+/// A containerd with a namespace for the run.
+pub(crate) struct Bed {
+    pub(crate) containerd: Arc<Containerd>,
+    pub(crate) node: Namespace,
+    made: AtomicUsize,
+    _bin: tempfile::TempDir,
+}
+
+/// A program in an image.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    reference: String,
+    chain: String,
+    args: Vec<String>,
+    says: &'static str,
+}
+
+/// A container whose task is not made yet.
+pub(crate) struct Container<'a> {
+    api: &'a Api,
+    id: String,
+    output: Output,
+    says: &'static str,
+}
+
+/// How long each step of a task took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Steps {
+    pub(crate) create: Duration,
+    pub(crate) start: Duration,
+    pub(crate) exit: Duration,
+    pub(crate) delete: Duration,
+}
+
+impl Bed {
+    /// Starts containerd 2.4, logging as it does on nodes.
+    pub(crate) fn new(shims: &Shims) -> Result<Bed> {
+        // One directory of them all: containerd looks for shims on its PATH.
+        let bin = tempfile::tempdir()?;
+        for shim in [&shims.ours, &shims.floor, &shims.peer] {
+            let name = shim.file_name().context("the path of a shim")?;
+            fs::copy(shim, bin.path().join(name)).with_context(|| format!("copy {}", shim.display()))?;
+        }
+        let ours = bin.path().join(shims.ours.file_name().context("the path of our shim")?);
+        let containerd = Containerd::start_logging(Version::V2_4, &ours, Logging::Usual)?;
+        let node = containerd.namespace("bench");
+        Ok(Bed { containerd, node, made: AtomicUsize::new(0), _bin: bin })
+    }
+
+    /// Imports an image; `args` is the command line, and `says` what the program says first.
+    pub(crate) fn program(&self, image: &Image, args: &[&str], says: &'static str) -> Result<Program> {
+        self.node.import(image)?;
+        let reference = image.reference().to_owned();
+        let chain = self.node.chain_id(&reference);
+        Ok(Program { reference, chain, args: args.iter().map(|&word| word.to_owned()).collect(), says })
+    }
+
+    /// A connection that makes containers of this runtime.
+    pub(crate) fn api(&self, runtime: &Runtime) -> Result<Api> {
+        Ok(self.node.api()?.container_runtime(runtime).patience(PATIENCE))
+    }
+
+    /// The runtime of ours, with an operator file of this text besides what it has.
+    pub(crate) fn ours_with_cache(&self, dir: &Path) -> Result<Runtime> {
+        let file = self.node.operator_file(&format!("[cache]\ndir = {dir:?}\n"))?;
+        Ok(Runtime::wasm(&file))
+    }
+
+    /// Makes a container with its snapshot, and its fifos.
+    pub(crate) fn container<'a>(&self, api: &'a Api, program: &Program) -> Result<Container<'a>> {
+        let id = format!("b{}", self.made.fetch_add(1, Ordering::Relaxed));
+        let mut spec = spec::linux(self.node.name(), &id, &[]);
+        spec["process"]["args"] = json!(program.args);
+        api.create_container(&id, &spec, &program.reference, &program.chain)?;
+        let output = Output::new(&self.containerd.fifos(), &id)?;
+        Ok(Container { api, id, output, says: program.says })
+    }
+}
+
+impl Program {
+    /// The same with another command line, and what it says then.
+    pub(crate) fn saying(&self, args: &[&str], says: &'static str) -> Program {
+        Program { args: args.iter().map(|&word| word.to_owned()).collect(), says, ..self.clone() }
+    }
+
+    /// The same, told to stay.
+    pub(crate) fn staying(&self) -> Program {
+        let mut staying = self.clone();
+        staying.args.push("stay".to_owned());
+        staying
+    }
+}
+
+impl Container<'_> {
+    pub(crate) fn create(&self) -> Result<i32> {
+        let [stdout, stderr] = self.output.names();
+        Ok(self.api.create_task_with(&self.id, String::new(), stdout, stderr)?)
+    }
+
+    /// Starts it, and waits until it has said something.
+    pub(crate) fn start_until_heard(&self) -> Result<()> {
+        self.api.start(&self.id)?;
+        if !self.says.is_empty() {
+            let heard = self.output.wait_for_some(PATIENCE)?;
+            ensure!(heard.starts_with(self.says), "{} said {heard:?} instead of {:?}", self.id, self.says);
+        }
+        Ok(())
+    }
+
+    /// Runs it to its end; every step's time.
+    pub(crate) fn run(&self) -> Result<Steps> {
+        let begun = Instant::now();
+        self.create()?;
+        let created = Instant::now();
+        self.api.start(&self.id)?;
+        let started = Instant::now();
+        let ended = self.api.wait(&self.id)?;
+        let exited = Instant::now();
+        self.api.delete_task(&self.id)?;
+        let deleted = Instant::now();
+        let heard = self.output.text();
+        ensure!(ended.code == 0 && heard == self.says, "{} left with {} and said {heard:?}", self.id, ended.code);
+        Ok(Steps {
+            create: created - begun,
+            start: started - created,
+            exit: exited - started,
+            delete: deleted - exited,
+        })
+    }
+
+    /// Kills it, and deletes its task.
+    pub(crate) fn end(&self) -> Result<()> {
+        self.api.kill(&self.id, 9)?;
+        self.api.wait(&self.id)?;
+        self.api.delete_task(&self.id)?;
+        Ok(())
+    }
+
+    /// Removes it with its snapshot; its task must be gone.
+    pub(crate) fn remove(self) -> Result<()> {
+        Ok(self.api.delete_container(&self.id)?)
+    }
+}
+
+impl Steps {
+    pub(crate) fn total(&self) -> Duration {
+        self.create + self.start + self.exit + self.delete
+    }
+}

@@ -1,0 +1,92 @@
+//! `bench`: measures ours beside its peers in one run, on a private containerd.
+//!
+//! | call | what it does |
+//! |---|---|
+//! | `bench run JSON SVG` | measures all contenders in turns, prints the table, writes both files |
+//! | `bench check JSON` | the same, and names what fell behind those results |
+//! | `bench density N` | starts N sleeping containers of ours |
+//!
+//! `WASM_BENCH_BIN` names the folder with `containerd-shim-{wasm,peer,floor}-v1`.
+
+#![forbid(unsafe_code)]
+
+mod bed;
+mod chart;
+mod check;
+mod contender;
+mod density;
+mod latency;
+mod memory;
+mod output;
+mod python;
+mod report;
+mod statistics;
+mod uncached;
+
+use anyhow::{Context, Result, bail};
+use bed::{Bed, Shims};
+use report::Report;
+use statistics::Row;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let shims = shims()?;
+    match words[..] {
+        ["run", json, svg] => {
+            let report = measured(&shims)?;
+            report.write(Path::new(json))?;
+            std::fs::write(svg, chart::svg(&report)).with_context(|| format!("write {svg}"))?;
+            println!("written: {json}, {svg}");
+            Ok(())
+        }
+        ["check", json] => {
+            let before = Report::read(Path::new(json))?;
+            let fallen = check::fallen(&before, &measured(&shims)?);
+            if !fallen.is_empty() {
+                bail!("fell behind {json}:\n{}", fallen.join("\n"));
+            }
+            println!("nothing fell behind {json} by more than 15 %");
+            Ok(())
+        }
+        ["density", count] => density::run(&shims, count.parse().context("a number of containers")?),
+        _ => bail!("expected: run JSON SVG | check JSON | density N"),
+    }
+}
+
+fn shims() -> Result<Shims> {
+    let bin = std::env::var_os("WASM_BENCH_BIN").context("WASM_BENCH_BIN names no folder: use `make bench`")?;
+    let bin = PathBuf::from(bin);
+    let shim = |name: &str| bin.join(format!("containerd-shim-{name}-v1"));
+    Ok(Shims { ours: shim("wasm"), floor: shim("floor"), peer: shim("peer") })
+}
+
+/// A part of the run.
+type Stage<'a> = &'a dyn Fn() -> Result<Vec<Row>>;
+
+/// Measures everything, prints it, and leaves nothing.
+fn measured(shims: &Shims) -> Result<Report> {
+    let begun = Instant::now();
+    let bed = Bed::new(shims)?;
+    let contenders = contender::all(&bed)?;
+    let mut rows = Vec::new();
+    let stages: [(&str, Stage<'_>); 5] = [
+        ("steps of a hello", &|| latency::steps(&bed, &contenders)),
+        ("tasks in flight", &|| latency::throughput(&bed, &contenders)),
+        ("idle containers", &|| memory::idle(&bed, &contenders)),
+        ("an uncached image", &|| uncached::starts(&bed)),
+        ("a Python component", &|| python::starts(&bed)),
+    ];
+    for (name, stage) in stages {
+        let started = Instant::now();
+        rows.extend(stage().with_context(|| format!("{name}\n{}", bed.containerd.log_tail(0)))?);
+        println!("measured: {name} ({:.0} s)", started.elapsed().as_secs_f64());
+    }
+    bed.containerd.stop()?;
+    let report = Report::new(rows);
+    println!("\n{}\n{}", report.table(), report.verdicts());
+    println!("measured in {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(report)
+}

@@ -1,0 +1,143 @@
+//! The results: a table to read, JSON to keep, and what is to be reached.
+
+use crate::contender::{FLOOR, OURS, PEER};
+use crate::statistics::{Better, Row};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+/// A run's results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// What it ran on.
+    pub(crate) machine: BTreeMap<String, String>,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// A bound in terms of another's result.
+struct Goal {
+    what: &'static str,
+    /// Of whom, and how many times as much; the mildest of several counts.
+    of: &'static [(&'static str, f64)],
+}
+
+/// What is to be reached, each by itself.
+const GOALS: [Goal; 4] = [
+    Goal { what: "hello: total", of: &[(PEER, 0.33)] },
+    Goal { what: "hello: total", of: &[(FLOOR, 1.7)] },
+    Goal { what: "tasks/s, 8 in flight", of: &[(PEER, 3.0), (FLOOR, 0.6)] },
+    Goal { what: "idle container: node (MemAvailable)", of: &[(PEER, 0.33)] },
+];
+
+/// What is to be reached by ours, whoever else runs.
+const BOUNDS: [(&str, f64); 4] = [
+    ("Python, file: warm start to output", 100.0),
+    ("Python, layer: warm start to output", 100.0),
+    ("Python, file: its process (Pss_Anon)", 8192.0),
+    ("Python, layer: its process (Pss_Anon)", 8192.0),
+];
+
+impl Report {
+    pub(crate) fn new(rows: Vec<Row>) -> Report {
+        let mut machine = BTreeMap::new();
+        let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+        machine.insert("processor".to_owned(), model.trim_start_matches(['\t', ' ', ':']).to_owned());
+        let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+        machine.insert("cores".to_owned(), cores.to_string());
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        machine.insert("kernel".to_owned(), kernel.trim().to_owned());
+        machine.insert("containerd".to_owned(), "2.4".to_owned());
+        Report { machine, rows }
+    }
+
+    pub(crate) fn read(path: &Path) -> Result<Report> {
+        let text = fs::read(path).with_context(|| format!("read results {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("read results {}", path.display()))
+    }
+
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        fs::write(path, serde_json::to_string_pretty(self)? + "\n").with_context(|| format!("write {}", path.display()))
+    }
+
+    pub(crate) fn row(&self, what: &str, who: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.what == what && row.who == who)
+    }
+
+    /// What was measured, in order, each once.
+    pub(crate) fn subjects(&self) -> Vec<&str> {
+        let mut subjects: Vec<&str> = Vec::new();
+        for row in &self.rows {
+            if !subjects.contains(&row.what.as_str()) {
+                subjects.push(&row.what);
+            }
+        }
+        subjects
+    }
+
+    /// The table: medians, and behind them the 90th percentile (the 10th where more is better).
+    pub(crate) fn table(&self) -> String {
+        let mut people: Vec<&str> = Vec::new();
+        for row in &self.rows {
+            if !people.contains(&row.who.as_str()) {
+                people.push(&row.who);
+            }
+        }
+        let mut table = format!("{:42}", "median (p90)");
+        for who in &people {
+            let _ = write!(table, "{who:>18}");
+        }
+        table.push('\n');
+        for what in self.subjects() {
+            let unit = self.rows.iter().find(|row| row.what == what).map_or("", |row| &row.unit);
+            let _ = write!(table, "{:42}", format!("{what} {unit}"));
+            for who in &people {
+                let cell = self.row(what, who).map(|row| format!("{} ({})", short(row.median), short(row.p90)));
+                let _ = write!(table, "{:>18}", cell.unwrap_or_default());
+            }
+            table.push('\n');
+        }
+        table
+    }
+
+    /// Whether ours is where it is to be, a line for each goal.
+    pub(crate) fn verdicts(&self) -> String {
+        let mut lines = String::new();
+        for goal in &GOALS {
+            let Some(ours) = self.row(goal.what, OURS) else { continue };
+            let ratios = goal.of.iter().filter_map(|(who, wanted)| {
+                let ratio = ours.median / self.row(goal.what, who)?.median;
+                let reached = if ours.better == Better::Lower { ratio <= *wanted } else { ratio >= *wanted };
+                Some((reached, format!("{ratio:.2} x {who} (wanted {wanted})")))
+            });
+            let (reached, texts): (Vec<bool>, Vec<String>) = ratios.unzip();
+            let verdict = if reached.contains(&true) { "reached" } else { "MISSED" };
+            let _ = writeln!(lines, "{verdict}: {}: {}", goal.what, texts.join(" or "));
+        }
+        for (what, most) in BOUNDS {
+            let Some(ours) = self.row(what, OURS) else { continue };
+            let verdict = if ours.median <= most { "reached" } else { "MISSED" };
+            let _ = writeln!(lines, "{verdict}: {what}: {} {} (wanted {most})", short(ours.median), ours.unit);
+        }
+        let uncached = |containers: &str| {
+            self.rows.iter().find(|row| row.what == format!("uncached 5 MB module: {containers}")).map(|row| row.median)
+        };
+        if let (Some(one), Some(many)) = (uncached("1 container"), uncached("30 containers")) {
+            let verdict = if many < 1.5 * one { "reached" } else { "MISSED" };
+            let _ = writeln!(lines, "{verdict}: 30 uncached at once: {:.2} x one cold start (wanted 1.5)", many / one);
+        }
+        lines
+    }
+}
+
+/// Three digits that matter.
+pub(crate) fn short(value: f64) -> String {
+    match value.abs() {
+        value if value >= 100.0 => format!("{:.0}", value.copysign(value)),
+        value if value >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}

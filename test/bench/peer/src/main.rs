@@ -1,0 +1,145 @@
+//! The peer: Wasmtime under the library that today's Wasm shims are made of, with its precompilation in use. It is what a
+//! user of that library would write, made as quick as the library lets it be, and not more.
+
+use anyhow::{Context, Result, bail};
+use containerd_shim_wasm::sandbox::Sandbox;
+use containerd_shim_wasm::sandbox::context::{RuntimeContext, WasmBinaryType, WasmLayer};
+use containerd_shim_wasm::shim::{Cli, Compiler, Shim, Version, version};
+use std::hash::Hash;
+use std::sync::LazyLock;
+use wasmtime::component::{Component, Linker as ComponentLinker, ResourceTable};
+use wasmtime::{Config, Engine, Linker, Module, Precompiled, Store};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::p2::bindings::Command;
+use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+
+/// One for the shim and the containers that it forks.
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
+    let mut config = Config::new();
+    config.wasm_component_model(true);
+    Engine::new(&config).expect("the settings are the same on every machine")
+});
+
+struct Peer;
+
+impl Shim for Peer {
+    type Sandbox = Guest;
+
+    fn name() -> &'static str {
+        "peer"
+    }
+
+    fn version() -> Version {
+        version!()
+    }
+
+    async fn compiler() -> Option<impl Compiler> {
+        Some(Cranelift)
+    }
+
+    fn supported_layers_types() -> &'static [&'static str] {
+        &["application/vnd.bytecodealliance.wasm.component.layer.v0+wasm", "application/wasm"]
+    }
+}
+
+struct Cranelift;
+
+impl Compiler for Cranelift {
+    fn cache_key(&self) -> impl Hash {
+        struct Key;
+        impl Hash for Key {
+            fn hash<H: std::hash::Hasher>(&self, hasher: &mut H) {
+                ENGINE.precompile_compatibility_hash().hash(hasher);
+            }
+        }
+        Key
+    }
+
+    async fn compile(&self, layers: &[WasmLayer]) -> Result<Vec<Option<Vec<u8>>>> {
+        layers.iter().map(|layer| precompiled(&layer.layer)).collect()
+    }
+}
+
+fn precompiled(wasm: &[u8]) -> Result<Option<Vec<u8>>> {
+    Ok(match WasmBinaryType::from_bytes(wasm) {
+        Some(WasmBinaryType::Module) => Some(ENGINE.precompile_module(wasm)?),
+        Some(WasmBinaryType::Component) => Some(ENGINE.precompile_component(wasm)?),
+        None => None,
+    })
+}
+
+#[derive(Clone, Default)]
+struct Guest;
+
+impl Sandbox for Guest {
+    async fn run_wasi(&self, context: &impl RuntimeContext) -> Result<i32> {
+        let entrypoint = context.entrypoint();
+        let bytes = entrypoint.source.as_bytes()?;
+        let wasi = wasi(context)?;
+        let ended = match (Engine::detect_precompiled(&bytes), WasmBinaryType::from_bytes(&bytes)) {
+            // SAFETY: only the shim's own precompilation puts such layers into the content store, as far as the library
+            // can tell. The product trusts no image with it.
+            (Some(Precompiled::Module), _) => module(unsafe { Module::deserialize(&*ENGINE, &bytes) }?, wasi).await,
+            // SAFETY: as above.
+            (Some(Precompiled::Component), _) => {
+                component(unsafe { Component::deserialize(&*ENGINE, &bytes) }?, wasi).await
+            }
+            (None, Some(WasmBinaryType::Module)) => module(Module::from_binary(&ENGINE, &bytes)?, wasi).await,
+            (None, Some(WasmBinaryType::Component)) => component(Component::from_binary(&ENGINE, &bytes)?, wasi).await,
+            (None, None) => bail!("not a WebAssembly module or component"),
+        };
+        match ended {
+            Ok(code) => Ok(code),
+            Err(error) => match error.downcast_ref::<I32Exit>() {
+                Some(exit) => Ok(exit.0),
+                None => Err(error),
+            },
+        }
+    }
+}
+
+/// All of the root filesystem: the library tells of no mounts.
+fn wasi(context: &impl RuntimeContext) -> Result<WasiCtxBuilder> {
+    let mut builder = WasiCtxBuilder::new();
+    builder.args(context.args()).inherit_stdio().inherit_network().allow_ip_name_lookup(true);
+    for variable in context.envs() {
+        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+        builder.env(name, value);
+    }
+    builder.preopened_dir("/", "/", FsPerms::ALL_RIGHTS)?;
+    Ok(builder)
+}
+
+async fn module(module: Module, mut wasi: WasiCtxBuilder) -> Result<i32> {
+    let mut linker: Linker<WasiP1Ctx> = Linker::new(&ENGINE);
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |wasi| wasi)?;
+    let mut store = Store::new(&ENGINE, wasi.build_p1());
+    let instance = linker.instantiate_async(&mut store, &module).await?;
+    let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+    start.call_async(&mut store, ()).await?;
+    Ok(0)
+}
+
+struct State {
+    wasi: WasiCtx,
+    table: ResourceTable,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+async fn component(component: Component, mut wasi: WasiCtxBuilder) -> Result<i32> {
+    let mut linker = ComponentLinker::new(&ENGINE);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    let mut store = Store::new(&ENGINE, State { wasi: wasi.build(), table: ResourceTable::new() });
+    let command = Command::instantiate_async(&mut store, &component, &linker).await?;
+    let ended = command.wasi_cli_run().call_run(&mut store).await.context("call wasi:cli/run")?;
+    Ok(i32::from(ended.is_err()))
+}
+
+fn main() {
+    Peer::run(None);
+}
