@@ -1,5 +1,5 @@
 //! Stdio of a task as containerd's clients give it: fifos in a directory, with this process at the other ends, or a
-//! file for the output.
+//! file or a logger for the output.
 
 use crate::wait;
 use anyhow::Result;
@@ -35,20 +35,25 @@ pub enum Input {
     Fifo,
 }
 
+/// Where stdout and stderr go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// A fifo each, which is read here.
+    Fifos,
+    /// A file that takes both alike; it is the caller's.
+    File(PathBuf),
+    /// A program of the node that takes both, by its `binary://`. What it makes of them is not seen here.
+    Logger(String),
+}
+
 impl Stdio {
-    /// Makes the fifos `NAME-stdout` and so on, and begins to read.
-    pub fn new(folder: &Path, name: &str, input: Input) -> Result<Self> {
+    /// Makes the fifos `NAME-stdout` and so on, those that there are to be, and begins to read.
+    pub fn new(folder: &Path, name: &str, input: Input, output: &Output) -> Result<Self> {
         Ok(Stdio {
             stdin: input.make(folder, name)?,
-            stdout: Reader::new(folder.join(format!("{name}-stdout")))?,
-            stderr: Reader::new(folder.join(format!("{name}-stderr")))?,
+            stdout: Reader::new(folder.join(format!("{name}-stdout")), output)?,
+            stderr: Reader::new(folder.join(format!("{name}-stderr")), output)?,
         })
-    }
-
-    /// With a file that takes stdout and stderr alike; it is the caller's.
-    pub fn to_file(folder: &Path, name: &str, input: Input, file: &Path) -> Result<Self> {
-        let reader = || Reader { path: file.to_owned(), fifo: None };
-        Ok(Stdio { stdin: input.make(folder, name)?, stdout: reader(), stderr: reader() })
     }
 
     /// Opens the writing end of stdin; waits for the shim to hold the reading end.
@@ -86,9 +91,17 @@ impl Drop for Stdio {
 /// What was written to one of the outputs.
 #[derive(Debug)]
 pub struct Reader {
-    path: PathBuf,
-    /// Absent if it is a file.
-    fifo: Option<Gathered>,
+    /// As a client names it to containerd.
+    name: String,
+    source: Source,
+}
+
+/// Where what was written can be read.
+#[derive(Debug)]
+enum Source {
+    Fifo(PathBuf, Gathered),
+    File(PathBuf),
+    Nowhere,
 }
 
 /// What was written to a fifo, by a thread that reads it.
@@ -100,11 +113,52 @@ struct Gathered {
 }
 
 impl Reader {
-    fn new(path: PathBuf) -> Result<Self> {
-        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    fn new(fifo: PathBuf, output: &Output) -> Result<Self> {
+        let (name, source) = match output {
+            Output::Fifos => (fifo.display().to_string(), Source::Fifo(fifo.clone(), Gathered::begin(&fifo)?)),
+            Output::File(path) => (format!("file://{}", path.display()), Source::File(path.clone())),
+            Output::Logger(uri) => (uri.clone(), Source::Nowhere),
+        };
+        Ok(Reader { name, source })
+    }
+
+    /// As a client names it to containerd.
+    pub fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    /// What has come so far.
+    pub fn text(&self) -> String {
+        let bytes = match &self.source {
+            Source::Fifo(_, gathered) => gathered.bytes.lock().expect("nothing panics with the lock").clone(),
+            // Not there before the first container that writes to it.
+            Source::File(path) => fs::read(path).unwrap_or_default(),
+            Source::Nowhere => Vec::new(),
+        };
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits until `part` has come.
+    pub fn wait_for(&self, part: &str) -> Result<()> {
+        wait::until(&format!("{part:?} on {}", self.name), || Ok(self.text().contains(part).then_some(())))
+    }
+
+    /// Waits until all writers have closed it, and gives everything. Only a fifo has an end to wait for.
+    pub fn to_end(&self) -> Result<String> {
+        if let Source::Fifo(_, gathered) = &self.source {
+            wait::until(&format!("end of {}", self.name), || Ok(gathered.ended.load(Ordering::Acquire).then_some(())))?;
+        }
+        Ok(self.text())
+    }
+}
+
+impl Gathered {
+    /// Makes the fifo and begins to read.
+    fn begin(path: &Path) -> Result<Self> {
+        mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(nix::libc::O_NONBLOCK);
-        let file = options.open(&path)?;
+        let file = options.open(path)?;
         let gathered = Gathered { bytes: Arc::default(), ended: Arc::default(), abandoned: Arc::default() };
         let (bytes, ended) = (gathered.bytes.clone(), gathered.ended.clone());
         let abandoned = gathered.abandoned.clone();
@@ -112,48 +166,15 @@ impl Reader {
             gather(file, &bytes, &abandoned);
             ended.store(true, Ordering::Release);
         });
-        Ok(Reader { path, fifo: Some(gathered) })
-    }
-
-    /// As a client names it to containerd.
-    pub fn name(&self) -> String {
-        match self.fifo {
-            Some(_) => self.path.display().to_string(),
-            None => format!("file://{}", self.path.display()),
-        }
-    }
-
-    /// What has come so far.
-    pub fn text(&self) -> String {
-        let bytes = match &self.fifo {
-            Some(gathered) => gathered.bytes.lock().expect("nothing panics with the lock").clone(),
-            // Not there before the first container that writes to it.
-            None => fs::read(&self.path).unwrap_or_default(),
-        };
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// Waits until `part` has come.
-    pub fn wait_for(&self, part: &str) -> Result<()> {
-        wait::until(&format!("{part:?} on {}", self.path.display()), || Ok(self.text().contains(part).then_some(())))
-    }
-
-    /// Waits until all writers have closed it, and gives everything. A file has no end to wait for.
-    pub fn to_end(&self) -> Result<String> {
-        if let Some(gathered) = &self.fifo {
-            wait::until(&format!("end of {}", self.path.display()), || {
-                Ok(gathered.ended.load(Ordering::Acquire).then_some(()))
-            })?;
-        }
-        Ok(self.text())
+        Ok(gathered)
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if let Some(gathered) = &self.fifo {
+        if let Source::Fifo(path, gathered) = &self.source {
             gathered.abandoned.store(true, Ordering::Release);
-            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(path);
         }
     }
 }

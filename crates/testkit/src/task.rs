@@ -1,7 +1,7 @@
 //! A task by way of the API: created with a spec of the test's choice, then moved step by step.
 
 use crate::api::{Api, Ended};
-use crate::fifo::{Input, Stdio};
+use crate::fifo::{Input, Output, Stdio};
 use crate::namespace::Namespace;
 use crate::{Image, spec};
 use anyhow::{Context, Result, bail, ensure};
@@ -18,7 +18,7 @@ pub struct Draft<'a> {
     id: String,
     spec: Value,
     input: Input,
-    log_file: Option<PathBuf>,
+    output: Output,
     operator_file: PathBuf,
     layer_options: Option<[String; 2]>,
     upper: Option<PathBuf>,
@@ -33,7 +33,7 @@ impl<'a> Draft<'a> {
             spec: spec::linux(namespace.name(), &id, &command),
             id,
             input: Input::Absent,
-            log_file: None,
+            output: Output::Fifos,
             operator_file: namespace.containerd().operator_file(),
             layer_options: None,
             upper: None,
@@ -81,7 +81,13 @@ impl<'a> Draft<'a> {
 
     /// With stdout and stderr appended to a file, as `ctr run --log-uri file://` has it, instead of fifos.
     pub fn log_file(mut self, path: &Path) -> Self {
-        self.log_file = Some(path.to_owned());
+        self.output = Output::File(path.to_owned());
+        self
+    }
+
+    /// With stdout and stderr to a program of the node, `binary://`, as `ctr run --log-uri` has it.
+    pub fn logger(mut self, uri: &str) -> Self {
+        self.output = Output::Logger(uri.to_owned());
         self
     }
 
@@ -114,10 +120,7 @@ impl<'a> Draft<'a> {
         }
         let (id, fifos) = (self.id, self.namespace.containerd().fifos());
         let name = format!("{}-{id}", self.namespace.name());
-        let stdio = match &self.log_file {
-            None => Stdio::new(&fifos, &name, self.input)?,
-            Some(log) => Stdio::to_file(&fifos, &name, self.input, log)?,
-        };
+        let stdio = Stdio::new(&fifos, &name, self.input, &self.output)?;
         let parent = self.namespace.chain_id(&self.image);
         api.create_container(&id, &self.spec, &self.image, &parent)?;
         match api.create_task(&id, Some(&stdio)) {

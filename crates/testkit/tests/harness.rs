@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use std::fs;
 use std::process::ExitCode;
-use testkit::fifo::{Input, Stdio};
+use testkit::fifo::{Input, Output, Stdio};
 use testkit::image::Rootfs;
 use testkit::{Image, Namespace, Suite, Version, cases, spec};
 
@@ -52,7 +52,7 @@ fn tasks_of_the_api_are_refused_without_a_shim(node: &Namespace) -> Result<()> {
     let api = node.api()?;
     let id = node.fresh("api");
     let events = api.events()?;
-    let stdio = Stdio::new(&node.containerd().fifos(), &id, Input::Fifo)?;
+    let stdio = Stdio::new(&node.containerd().fifos(), &id, Input::Fifo, &Output::Fifos)?;
     api.create_container(&id, &spec::linux(node.name(), &id, &["/app.wasm"]), "", "")?;
     let refused = api.create_task(&id, Some(&stdio)).expect_err("there is no shim");
     ensure!(refused.message().contains("wasm"), "{refused}");

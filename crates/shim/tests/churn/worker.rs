@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use testkit::api::{Api, Ended};
-use testkit::fifo::{Input, Stdio};
+use testkit::fifo::{Input, Output, Stdio};
 use testkit::{process, spec, wait};
 
 /// How long containerd may take to make a bundle.
@@ -45,7 +45,7 @@ impl<'a> Worker<'a> {
     /// Makes a container, and leaves nothing of it.
     pub(crate) fn live(&mut self, index: usize, fate: &Fate) -> Result<()> {
         let id = format!("t{index}");
-        let stdio = Stdio::new(&self.churn.containerd.fifos(), &id, Input::Fifo)?;
+        let stdio = Stdio::new(&self.churn.containerd.fifos(), &id, Input::Fifo, &Output::Fifos)?;
         match fate {
             Fate::Lives { code } => self.leave(&id, &stdio, *code)?,
             Fate::Hurt { step, blow } => {

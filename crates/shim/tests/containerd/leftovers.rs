@@ -1,10 +1,13 @@
 //! Nothing stays: after many cycles, after a failed create, after a shim that was killed.
 
 use crate::Cases;
+use crate::limits::{limit, update};
 use crate::output::image_of;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+use serde_json::json;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -22,6 +25,9 @@ pub(crate) const CASES: Cases = cases![
     crate::leftovers::nothing_after_the_shim_was_killed_while_paused,
     crate::leftovers::nothing_after_the_shim_was_killed_after_the_exit,
     crate::leftovers::nothing_after_the_shim_was_killed_while_creating,
+    crate::leftovers::nothing_after_the_shim_was_killed_while_a_hook_ran,
+    crate::leftovers::nothing_after_the_shim_was_killed_after_an_update,
+    crate::leftovers::nothing_after_the_shim_was_killed_while_updating,
     crate::leftovers::nothing_after_the_shim_was_killed_while_deleting,
     crate::leftovers::nothing_after_the_shim_was_killed_while_compiling,
     crate::leftovers::a_deleted_id_can_be_used_again,
@@ -166,6 +172,85 @@ fn nothing_after_the_shim_was_killed_while_creating(node: &Namespace) -> Result<
     drop(gate);
     node.until_nothing_remains().with_context(|| format!("{refused:#}"))?;
     Ok(())
+}
+
+/// Between the mounts and ready. The hook waits for a writer that never comes, and would for ever.
+fn nothing_after_the_shim_was_killed_while_a_hook_ran(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_sleep.wat")?;
+    let volume = node.directory("v")?;
+    for kind in ["createRuntime", "createContainer"] {
+        let fifo = node.directory("hook")?.join("fifo");
+        mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", format!("read -r word <{}", fifo.display())] });
+        let draft = node.task(&image).bind(&volume, "/missing/in/the/image", &["rbind", "ro"]);
+        let draft = draft.spec(|spec| spec["hooks"][kind] = json!([hook]));
+        let (hook, created) = thread::scope(|scope| {
+            let creating = scope.spawn(|| draft.create());
+            let runs = || Ok(process::mentioning(&fifo.display().to_string()).first().copied());
+            let hook = wait::until("the hook runs", runs);
+            let killed = hook.and_then(|hook| {
+                kill(Pid::from_raw(process::parent(hook)?), Signal::SIGKILL)?;
+                Ok(hook)
+            });
+            let created = creating.join().expect("it returns errors");
+            killed.map(|hook| (hook, created))
+        })?;
+        let refused = created.err().context("created without a shim")?;
+        wait::until("the hook ends with the shim", || Ok((!process::exists(hook)).then_some(())))?;
+        node.until_nothing_remains().with_context(|| format!("{kind}: {refused:#}"))?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Update {
+    Answered,
+    /// One after the other, so that the shim is in the middle of one, or between two.
+    GoingOn,
+}
+
+/// Under version 1 an update may make cgroups that the container had no need of before.
+fn killed_updater(node: &Namespace, step: Update) -> Result<()> {
+    const MI: u64 = 1 << 20;
+    let image = image_of(node, "p1_sleep.wat")?;
+    let volume = node.directory("v")?;
+    let task = node.task(&image).bind(&volume, "/missing/in/the/image", &["rbind", "ro"]).create()?;
+    task.start_until("sleeping\n")?;
+    let shim = process::parent(task.pid)?;
+    let limits = |mib: u64| {
+        let cpu = json!({ "cpus": "0", "shares": 512 });
+        json!({ "memory": { "limit": mib * MI }, "cpu": cpu, "pids": { "limit": mib } })
+    };
+    let kill_shim = || Ok(kill(Pid::from_raw(shim), Signal::SIGKILL)?);
+    update(&task, &limits(64))?;
+    if step == Update::Answered {
+        kill_shim()?;
+    } else {
+        let (refused, changed) = thread::scope(|scope| {
+            // Ended by the shim's end, which comes whatever happens.
+            let updating = scope.spawn(|| (65..).find_map(|turn| update(&task, &limits(turn)).err()));
+            let changed = wait::until("some updates are through", || {
+                let has: u64 = limit(&task, ("pids", "pids.max"), "pids.max")?.parse()?;
+                Ok((has > 70).then_some(()))
+            });
+            let killed = kill_shim();
+            (updating.join().expect("it returns errors"), changed.and(killed))
+        });
+        changed.with_context(|| format!("{refused:?}"))?;
+    }
+    wait::until("the container process ends with its shim", || Ok((!process::exists(task.pid)).then_some(())))?;
+    node.until_nothing_remains()?;
+    let _ = task.api.delete_task(&task.id);
+    task.api.delete_container(&task.id)?;
+    Ok(())
+}
+
+fn nothing_after_the_shim_was_killed_after_an_update(node: &Namespace) -> Result<()> {
+    killed_updater(node, Update::Answered)
+}
+
+fn nothing_after_the_shim_was_killed_while_updating(node: &Namespace) -> Result<()> {
+    (0..5).try_for_each(|_| killed_updater(node, Update::GoingOn))
 }
 
 /// The shim waits for a process in the container's cgroup that does not end.

@@ -20,6 +20,7 @@ pub(crate) const CASES: Cases = cases![
     crate::limits::an_update_changes_the_cgroup,
     crate::limits::an_update_reaches_the_guest,
     crate::limits::an_update_that_cannot_be_is_refused,
+    crate::limits::an_update_that_the_kernel_refuses_keeps_none_from_the_next,
 ];
 
 const MI: u64 = 1 << 20;
@@ -43,7 +44,7 @@ pub(crate) fn update(task: &Task, resources: &Value) -> Result<()> {
 }
 
 /// A file of the cgroup that the task is in: of version 1, or of version 2.
-fn limit(task: &Task, version_1: (&str, &str), version_2: &str) -> Result<String> {
+pub(crate) fn limit(task: &Task, version_1: (&str, &str), version_2: &str) -> Result<String> {
     let (controller, file) = if Feature::CgroupV2.is_here() { ("", version_2) } else { version_1 };
     let path = process::cgroup(task.pid, controller)?.join(file);
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -154,10 +155,7 @@ fn an_update_reaches_the_guest(node: &Namespace) -> Result<()> {
     for (turn, (mib, room)) in [(32, 28), (128, 120), (64, 120), (192, 180)].into_iter().enumerate() {
         update(&task, &limited(mib))?;
         input.write_all(b"\n")?;
-        let said = wait::until("the guest has grown", || {
-            let text = task.stdio.stdout.text();
-            Ok(text.lines().nth(turn + 1).filter(|line| line.ends_with("MiB")).map(str::to_owned))
-        })?;
+        let said = said(&task, turn + 1)?;
         // It takes whole mebibytes on top of what it starts with.
         let wanted = [room, room - 1].map(|mib| format!("{mib} MiB"));
         ensure!(wanted.contains(&said), "{said} in a cgroup of {mib} MiB, not one of {wanted:?}");
@@ -169,23 +167,66 @@ fn an_update_reaches_the_guest(node: &Namespace) -> Result<()> {
     Ok(())
 }
 
+/// What the guest says at its turn, which is how far it has grown.
+fn said(task: &Task, turn: usize) -> Result<String> {
+    wait::until("the guest has grown", || {
+        let text = task.stdio.stdout.text();
+        Ok(text.lines().nth(turn).filter(|line| line.ends_with("MiB")).map(str::to_owned))
+    })
+}
+
 fn an_update_that_cannot_be_is_refused(node: &Namespace) -> Result<()> {
     let task = sleeping(node, json!({ "memory": { "limit": 64 * MI } }))?;
-    let refused = |resources: &Value, part: &str| match update(&task, resources) {
-        Ok(()) => anyhow::bail!("{resources} was taken"),
-        Err(error) => {
-            let text = format!("{error:#}");
-            ensure!(text.contains(part), "{text}");
-            Ok(())
-        }
-    };
-    refused(&json!({ "cpu": { "cpus": "x" } }), "linux.resources.cpu.cpus")?;
-    refused(&json!({ "pids": { "limit": "x" } }), "the resources of the update are not valid")?;
+    refused(&task, &json!({ "cpu": { "cpus": "x" } }), &["linux.resources.cpu.cpus"])?;
+    refused(&task, &json!({ "pids": { "limit": "x" } }), &["the resources of the update are not valid"])?;
     check(&task, ("memory", "memory.limit_in_bytes", "67108864"), ("memory.max", "67108864"))?;
     task.kill(9)?;
     task.wait()?;
-    refused(&json!({ "pids": { "limit": 7 } }), "has ended")?;
+    refused(&task, &json!({ "pids": { "limit": 7 } }), &["has ended"])?;
     task.remove()
+}
+
+fn an_update_that_the_kernel_refuses_keeps_none_from_the_next(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_regrow.c")?;
+    let limited = |mib: u64| json!({ "memory": { "limit": mib * MI } });
+    let task = node.task(&image).stdin().spec(|spec| spec["linux"]["resources"] = limited(32)).create()?;
+    let mut input = task.stdio.write_end()?;
+    task.start_until("ready\n")?;
+    let mut grown = |turn: usize, room: u64| -> Result<()> {
+        input.write_all(b"\n")?;
+        let said = said(&task, turn)?;
+        let wanted = [room, room - 1].map(|mib| format!("{mib} MiB"));
+        ensure!(wanted.contains(&said), "turn {turn}: {said}, not one of {wanted:?}");
+        Ok(())
+    };
+    grown(1, 28)?;
+    // No node has so many processors.
+    refused(&task, &json!({ "cpu": { "cpus": "4000" } }), &[&task.id, "write 4000 to", "cpuset.cpus"])?;
+    if !Feature::CgroupV2.is_here() {
+        // Less than the process has touched. Version 2 would make room by killing it.
+        let parts = [&task.id, "write 65536 to", "memory.limit_in_bytes", "busy"];
+        refused(&task, &json!({ "memory": { "limit": 65536 } }), &parts)?;
+    }
+    ensure!(task.api.state(&task.id)?.status == "RUNNING", "{:?}", task.api.state(&task.id)?);
+    check(&task, ("memory", "memory.limit_in_bytes", "33554432"), ("memory.max", "33554432"))?;
+    grown(2, 28)?;
+    update(&task, &limited(128))?;
+    grown(3, 120)?;
+    update(&task, &json!({ "cpu": { "cpus": "1" } }))?;
+    let allowed = process::status(task.pid)?["Cpus_allowed_list"].clone();
+    ensure!(allowed == "1", "it runs on {allowed}");
+    drop(input);
+    task.api.close_stdin(&task.id)?;
+    let end = task.finish()?;
+    ensure!(end.code == 0, "{end:?}");
+    node.until_nothing_remains()
+}
+
+fn refused(task: &Task, resources: &Value, parts: &[&str]) -> Result<()> {
+    let Err(error) = update(task, resources) else { anyhow::bail!("{resources} was taken") };
+    let text = format!("{error:#}");
+    ensure!(parts.iter().all(|part| text.contains(part)), "{text}");
+    Ok(())
 }
 
 /// The kernel gives a lower score only to who has CAP_SYS_RESOURCE, which nodes in containers lack.
