@@ -4,7 +4,7 @@ use containerd_shim_protos::cgroups::metrics as one;
 use containerd_shim_protos::cgroups_v2::metrics as two;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use protobuf::{MessageField, MessageFull};
-use sandbox::cgroup::{CpuStats, IoStats, MemoryStats, Stats, Version};
+use sandbox::cgroup::{CpuStats, IoStats, MemoryStats, Stats, SwapStats, Version};
 
 /// What the messages show where there is no limit.
 const NO_LIMIT: u64 = u64::MAX;
@@ -33,7 +33,26 @@ fn version_1(stats: &Stats) -> one::Metrics {
     metrics.cpu = MessageField::some(cpu_1(&stats.cpu));
     metrics.memory = MessageField::some(memory_1(&stats.memory));
     metrics.memory_oom_control = MessageField::some(oom);
+    metrics.blkio = MessageField::some(io_1(&stats.io));
     metrics
+}
+
+fn io_1(devices: &[IoStats]) -> one::BlkIOStat {
+    let entries = |of: fn(&IoStats) -> [(&'static str, u64); 2]| {
+        let entry = |device: &IoStats, op: &str, value| one::BlkIOEntry {
+            op: op.to_owned(),
+            major: device.major,
+            minor: device.minor,
+            value,
+            ..one::BlkIOEntry::default()
+        };
+        devices.iter().flat_map(|device| of(device).map(|(op, value)| entry(device, op, value))).collect()
+    };
+    one::BlkIOStat {
+        io_service_bytes_recursive: entries(|device| [("Read", device.read_bytes), ("Write", device.written_bytes)]),
+        io_serviced_recursive: entries(|device| [("Read", device.reads), ("Write", device.writes)]),
+        ..one::BlkIOStat::default()
+    }
 }
 
 fn cpu_1(cpu: &CpuStats) -> one::CPUStat {
@@ -61,6 +80,7 @@ fn memory_1(memory: &MemoryStats) -> one::MemoryStat {
     usage.failcnt = memory.failures;
     let mut stat = one::MemoryStat::new();
     stat.usage = MessageField::some(usage);
+    stat.swap = memory.swap.as_ref().map(swap_1).into();
     stat.cache = of("cache");
     stat.rss = of("rss");
     stat.rss_huge = of("rss_huge");
@@ -96,6 +116,16 @@ fn memory_1(memory: &MemoryStats) -> one::MemoryStat {
     stat
 }
 
+fn swap_1(swap: &SwapStats) -> one::MemoryEntry {
+    one::MemoryEntry {
+        limit: swap.limit.unwrap_or(NO_LIMIT),
+        usage: swap.usage,
+        max: swap.peak,
+        failcnt: swap.failures,
+        ..one::MemoryEntry::default()
+    }
+}
+
 fn version_2(stats: &Stats) -> two::Metrics {
     const US: u64 = 1000;
     let mut pids = two::PidsStat::new();
@@ -108,9 +138,13 @@ fn version_2(stats: &Stats) -> two::Metrics {
     cpu.nr_periods = stats.cpu.periods;
     cpu.nr_throttled = stats.cpu.throttled_periods;
     cpu.throttled_usec = stats.cpu.throttled_ns / US;
+    let of = |name: &str| stats.memory.events.get(name).copied().unwrap_or_default();
     let mut events = two::MemoryEvents::new();
-    events.max = stats.memory.failures;
-    events.oom_kill = stats.memory.oom_kills;
+    events.low = of("low");
+    events.high = of("high");
+    events.max = of("max");
+    events.oom = of("oom");
+    events.oom_kill = of("oom_kill");
     let mut metrics = two::Metrics::new();
     metrics.pids = MessageField::some(pids);
     metrics.cpu = MessageField::some(cpu);
@@ -139,6 +173,10 @@ fn memory_2(memory: &MemoryStats) -> two::MemoryStat {
     stat.usage = memory.usage;
     stat.usage_limit = memory.limit.unwrap_or(NO_LIMIT);
     stat.max_usage = memory.peak;
+    if let Some(swap) = &memory.swap {
+        stat.swap_usage = swap.usage;
+        stat.swap_limit = swap.limit.unwrap_or(NO_LIMIT);
+    }
     stat.anon = of("anon");
     stat.file = of("file");
     stat.kernel_stack = of("kernel_stack");

@@ -67,7 +67,7 @@ pub(super) fn lower(
     Ok(mounts)
 }
 
-/// The node's file that is mounted at the place of the termination message.
+/// The node's file that is mounted, to be written, at the place of the termination message.
 pub(super) fn termination_file(annotations: &HashMap<String, String>, mounts: &[Mount]) -> Option<PathBuf> {
     let named = annotations.get(TERMINATION_PATH).map(String::as_str);
     let place = clean(Path::new(named.unwrap_or(DEFAULT_TERMINATION_PATH)));
@@ -75,8 +75,8 @@ pub(super) fn termination_file(annotations: &HashMap<String, String>, mounts: &[
     let mut mounts = mounts.iter().rev();
     let mount = mounts.find(|mount| mount.destination == place)?;
     match &mount.source {
-        MountSource::Bind { path, .. } => Some(path.clone()),
-        MountSource::Tmpfs { .. } => None,
+        MountSource::Bind { path, .. } if !mount.flags.read_only => Some(path.clone()),
+        MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
     }
 }
 

@@ -162,11 +162,14 @@ fn termination_file_is_the_source_of_its_mount() {
     let tmpfs = Mount { source: MountSource::Tmpfs { data: String::new() }, ..mount("/dev/termination-log", "") };
     let log = mount("/dev/termination-log", "/pods/1");
     let custom = mount("/tmp/end", "/pods/2");
+    let mut read_only = log.clone();
+    read_only.flags.read_only = true;
     let named = |path: &str| HashMap::from([(TERMINATION_PATH.to_owned(), path.to_owned())]);
     let cases = [
         (HashMap::new(), vec![], None),
         (HashMap::new(), vec![log.clone()], Some("/pods/1")),
         (HashMap::new(), vec![custom.clone()], None),
+        (HashMap::new(), vec![read_only], None),
         (HashMap::new(), vec![tmpfs], None),
         (named("/tmp/end"), vec![log.clone(), custom.clone()], Some("/pods/2")),
         (named("/tmp/../tmp/end/"), vec![custom], Some("/pods/2")),

@@ -13,7 +13,7 @@ mod v2;
 
 pub use freezer::Freeze;
 pub use oom::{OomKill, OomWatch};
-pub use stats::{CpuStats, IoStats, MemoryStats, PidsStats, Stats, Version};
+pub use stats::{CpuStats, IoStats, MemoryStats, PidsStats, Stats, SwapStats, Version};
 pub use systemd::Wanted;
 
 use files::{add_parent_mark, read, write};

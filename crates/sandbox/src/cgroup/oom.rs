@@ -8,13 +8,16 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
 /// How long to look for what the kernel announced before the scope was gone: a turn of the runtime.
 const LAST_LOOK: Duration = Duration::from_millis(5);
+
+/// How long before the end of a container its last want of memory may have been the reason.
+const JUST: Duration = Duration::from_secs(1);
 
 /// A kill for want of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +32,8 @@ pub struct OomWatch {
     cgroup: Arc<Cgroup>,
     /// What announces changes; only where the cgroup may be gone before it is asked.
     events: Option<AsyncFd<File>>,
-    /// Whether anything happened that might have been a kill.
-    stirred: bool,
+    /// When something happened last that might have been a kill.
+    stirred: Option<Instant>,
     seen: Seen,
 }
 
@@ -46,7 +49,7 @@ impl OomWatch {
     /// Begins to follow. To be made in the runtime's context, before the guest runs.
     pub fn of(cgroup: Arc<Cgroup>) -> OomWatch {
         let events = cgroup.scope.as_ref().and_then(|_| announcing(&cgroup));
-        let mut watch = OomWatch { stirred: events.is_none(), cgroup, events, seen: Seen::default() };
+        let mut watch = OomWatch { stirred: None, cgroup, events, seen: Seen::default() };
         watch.look();
         watch
     }
@@ -59,7 +62,7 @@ impl OomWatch {
                 Ok(mut ready) => ready.clear_ready(),
                 Err(_) => return std::future::pending().await,
             }
-            self.stirred = true;
+            self.stirred = Some(Instant::now());
             self.look();
         }
     }
@@ -72,11 +75,17 @@ impl OomWatch {
             (Err(_), Some(_)) => {
                 let _ = timeout(LAST_LOOK, self.follow()).await;
                 // What is counted in a scope counts in its slice too, as does what its neighbours meet.
-                self.seen.own_kills > 0 || (self.stirred && self.cgroup.oom_kills_in_slice() > self.seen.slice_kills)
+                self.seen.own_kills > 0
+                    || (self.has_just_stirred() && self.cgroup.oom_kills_in_slice() > self.seen.slice_kills)
             }
         };
         let limit = self.cgroup.memory_limit().ok().and_then(|limit| limit.read());
         killed.then_some(OomKill { limit_bytes: limit.or(self.seen.limit_bytes) })
+    }
+
+    /// Always, where nothing is announced.
+    fn has_just_stirred(&self) -> bool {
+        self.events.is_none() || self.stirred.is_some_and(|stirred| stirred.elapsed() < JUST)
     }
 
     fn look(&mut self) {

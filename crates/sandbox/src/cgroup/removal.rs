@@ -22,7 +22,8 @@ impl Cgroup {
         let mut pids: Vec<u32> = Vec::new();
         for dir in self.dirs() {
             let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+            // A process that this one cannot see is 0, which a signal takes for a group of our own.
+            pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid > 0));
         }
         pids.sort_unstable();
         pids.dedup();

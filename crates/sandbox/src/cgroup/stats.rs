@@ -3,7 +3,7 @@
 use super::files::read;
 use super::hierarchy::{Controllers, Hierarchy};
 use super::{Cgroup, CgroupError};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// Version 1 counts processor time of user and kernel in ticks of 10 ms on every architecture (`USER_HZ`).
@@ -31,7 +31,7 @@ pub struct Stats {
     pub memory: MemoryStats,
     /// Processes and threads.
     pub pids: PidsStats,
-    /// Block devices: under version 2, where the cgroup has that controller.
+    /// Block devices, where the cgroup has that controller.
     pub io: Vec<IoStats>,
 }
 
@@ -84,8 +84,25 @@ pub struct MemoryStats {
     pub failures: u64,
     /// How many processes the kernel killed for it.
     pub oom_kills: u64,
+    /// Swap, where the kernel accounts for it: alone under version 2, together with memory under version 1.
+    pub swap: Option<SwapStats>,
+    /// `memory.events`, by the kernel's names, under version 2.
+    pub events: HashMap<String, u64>,
     /// `memory.stat`, by the kernel's names.
     pub detail: HashMap<String, u64>,
+}
+
+/// Swap, bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SwapStats {
+    /// In use.
+    pub usage: u64,
+    /// The most so far, where the kernel remembers it.
+    pub peak: u64,
+    /// The limit, if there is one.
+    pub limit: Option<u64>,
+    /// How often the limit was met, where the kernel counts it.
+    pub failures: u64,
 }
 
 /// Processes and threads.
@@ -131,11 +148,50 @@ fn v1(controllers: &Controllers, path: &str) -> Result<Stats, CgroupError> {
             limit: Some(number(&memory.join("memory.limit_in_bytes"))?).filter(|limit| *limit < NO_LIMIT),
             failures: number(&memory.join("memory.failcnt"))?,
             oom_kills: of(&oom, "oom_kill"),
+            swap: swap_v1(&memory),
+            events: HashMap::new(),
             detail: table(&read(&memory.join("memory.stat"))?),
         },
         pids: pids_of(&pids)?,
-        io: Vec::new(),
+        // A container without limits of devices is not in that hierarchy.
+        io: dir("blkio").map(|dir| io_v1(&dir)).unwrap_or_default(),
     })
+}
+
+/// Not there where the kernel does not account for swap.
+fn swap_v1(dir: &Path) -> Option<SwapStats> {
+    let value = |name: &str| number(&dir.join(format!("memory.memsw.{name}"))).ok();
+    Some(SwapStats {
+        usage: value("usage_in_bytes")?,
+        peak: value("max_usage_in_bytes")?,
+        limit: value("limit_in_bytes").filter(|limit| *limit < NO_LIMIT),
+        failures: value("failcnt")?,
+    })
+}
+
+fn io_v1(dir: &Path) -> Vec<IoStats> {
+    let lines = |name: &str| read(&dir.join(format!("blkio.throttle.{name}_recursive"))).unwrap_or_default();
+    let mut devices: BTreeMap<(u64, u64), IoStats> = BTreeMap::new();
+    for (text, is_bytes) in [(lines("io_service_bytes"), true), (lines("io_serviced"), false)] {
+        for (major, minor, action, value) in text.lines().filter_map(counted_v1) {
+            let device = devices.entry((major, minor)).or_insert(IoStats { major, minor, ..IoStats::default() });
+            match (action, is_bytes) {
+                ("Read", true) => device.read_bytes = value,
+                ("Write", true) => device.written_bytes = value,
+                ("Read", false) => device.reads = value,
+                ("Write", false) => device.writes = value,
+                _ => {}
+            }
+        }
+    }
+    devices.into_values().collect()
+}
+
+/// `8:0 Read 4096`
+fn counted_v1(line: &str) -> Option<(u64, u64, &str, u64)> {
+    let mut words = line.split(' ');
+    let (major, minor) = words.next()?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?, words.next()?, words.next()?.parse().ok()?))
 }
 
 fn v2(dir: &Path) -> Result<Stats, CgroupError> {
@@ -161,6 +217,12 @@ fn v2(dir: &Path) -> Result<Stats, CgroupError> {
             limit: number(&dir.join("memory.max")).ok(),
             failures: of(&events, "max"),
             oom_kills: of(&events, "oom_kill"),
+            swap: number(&dir.join("memory.swap.current")).ok().map(|usage| SwapStats {
+                usage,
+                limit: number(&dir.join("memory.swap.max")).ok(),
+                ..SwapStats::default()
+            }),
+            events,
             detail: table(&read(&dir.join("memory.stat"))?),
         },
         pids: pids_of(dir)?,
@@ -221,5 +283,7 @@ mod tests {
         assert_eq!(io("8:16 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6"), Some(wanted));
         assert_eq!(io("8:16 "), Some(IoStats { major: 8, minor: 16, ..IoStats::default() }));
         assert_eq!(io("lo rbytes=1"), None);
+        assert_eq!(counted_v1("8:16 Read 4096"), Some((8, 16, "Read", 4096)));
+        assert_eq!(counted_v1("Total 4096"), None);
     }
 }

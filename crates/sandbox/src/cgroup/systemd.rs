@@ -4,7 +4,8 @@
 //! A child process asks, since the shim must not wait for systemd on its only thread, and the container process is not
 //! to pay for the memory of it.
 
-use super::v2::{swap, weight};
+use super::hierarchy::Hierarchy;
+use super::v2::{completed, swap, weight};
 use super::{Cgroup, Version};
 use crate::channel::ChildEnd;
 use crate::process::{self, Descriptors, Spawned};
@@ -85,6 +86,11 @@ impl Cgroup {
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let descriptors = Descriptors { stdio: [null.as_fd(); 3], rest: Vec::new() };
         let scope = self.scope.clone();
+        // What systemd is told has to be whole: it writes it again at its next reload.
+        let limits = &match &self.hierarchy {
+            Hierarchy::V2(root) => completed(&root.join(&self.path), limits),
+            Hierarchy::V1(_) => limits.clone(),
+        };
         process::fork(0, &descriptors, |channel, _| ask(channel, scope.as_ref(), wanted, limits))
     }
 }

@@ -12,25 +12,33 @@ const ALWAYS: [&str; 3] = ["memory", "cpu", "pids"];
 /// Writes the limits; gives a line for each that this node cannot keep and that a container can do without.
 pub(super) fn limit(dir: &Path, limits: &Limits) -> Result<Vec<String>, CgroupError> {
     let mut notes = Vec::new();
-    // The kernel takes a period only together with a quota; an update of one leaves the other as it is.
-    let quota = || read(&dir.join("cpu.max")).ok()?.split_whitespace().next()?.parse().ok().map(Bound::At);
+    let limits = completed(dir, limits);
+    if let (Some(Bound::At(_)), None | Some(Bound::Unlimited)) = (limits.memory.with_swap, limits.memory.limit) {
+        notes.push("a limit of memory and swap is not applied: there is no limit of memory to take it from".to_owned());
+    }
+    for setting in settings(&limits) {
+        notes.extend(Setting { file: dir.join(&setting.file), ..setting }.apply()?);
+    }
+    Ok(notes)
+}
+
+/// With the halves that an update leaves as they are, where the other half means nothing alone.
+pub(super) fn completed(dir: &Path, limits: &Limits) -> Limits {
+    let max = read(&dir.join("cpu.max")).unwrap_or_default();
+    let mut max = max.split_whitespace().map(|word| word.parse().ok());
+    let (quota, period) = (max.next().flatten().map(Bound::At), max.next().flatten());
     let cpu = Cpu {
-        quota_us: limits.cpu.quota_us.or_else(|| limits.cpu.period_us.and_then(|_| quota())),
+        quota_us: limits.cpu.quota_us.or(limits.cpu.period_us.and(quota)),
+        period_us: limits.cpu.period_us.or(limits.cpu.quota_us.and(period)),
         ..limits.cpu.clone()
     };
-    // Swap is what is left of both together, so an update of both needs the limit that stays.
+    // Swap is what is left of both together.
     let limit = || read(&dir.join("memory.max")).ok()?.trim().parse().ok().map(Bound::At);
     let memory = Memory {
         limit: limits.memory.limit.or_else(|| limits.memory.with_swap.and_then(|_| limit())),
         ..limits.memory.clone()
     };
-    if let (Some(Bound::At(_)), None | Some(Bound::Unlimited)) = (memory.with_swap, memory.limit) {
-        notes.push("a limit of memory and swap is not applied: there is no limit of memory to take it from".to_owned());
-    }
-    for setting in settings(&Limits { cpu, memory, ..limits.clone() }) {
-        notes.extend(Setting { file: dir.join(&setting.file), ..setting }.apply()?);
-    }
-    Ok(notes)
+    Limits { cpu, memory, ..limits.clone() }
 }
 
 /// Enables the controllers that these limits need on the way down to the cgroup.

@@ -6,6 +6,7 @@ use super::hooks::{self, HooksError};
 use super::limits::{self, LimitError};
 use super::output::{self, OutputError};
 use super::state::{Move, State};
+use super::termination::TerminationFile;
 use super::{Task, Tasks, locked, watch};
 use crate::artifact::{self, ArtifactError};
 use crate::log;
@@ -20,7 +21,7 @@ use sandbox::rootfs::{self, RootfsError};
 use sandbox::stdio::Stdio;
 use sandbox::{Channel, ChannelError, Child, Record, RecordError};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Why there is no container.
@@ -90,7 +91,7 @@ pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, Creat
         Ok(made) => made,
         Err(error) => {
             let line = plan::one_line(&error);
-            watch::explain(&request.id, &stdio.kept, termination_file.as_deref(), &line).await;
+            watch::explain(&request.id, &stdio.kept, termination_file.as_ref(), &line).await;
             release_after_failure(tasks, &request.id, &owned).await;
             drop(stdio);
             if let Some(logger) = logger {
@@ -114,7 +115,7 @@ pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, Creat
     }
     *locked(&task.container) = Some(Container::new(owned, made.plan.clone(), logger, child, orders, kept));
     tasks.publisher.publish(&created_event(task, pid));
-    tokio::spawn(watch::watch(task.clone(), made.plan, reports, tasks.publisher.clone()));
+    tokio::spawn(watch::watch(task.clone(), made.plan, reports, termination_file, tasks.publisher.clone()));
     Ok(pid)
 }
 
@@ -123,7 +124,7 @@ async fn make(
     task: &Arc<Task>,
     stdio: &Arc<Stdio>,
     owned: &mut Owned,
-    termination_file: &mut Option<PathBuf>,
+    termination_file: &mut Option<TerminationFile>,
 ) -> Result<Made, CreateError> {
     let request = &task.request;
     // containerd 2.3 and newer does not run `start` for a pod's later containers, so their bundles get theirs here.
@@ -146,7 +147,7 @@ async fn make(
         tracing::warn!(id = request.id, warning, "the container differs from its spec");
     }
     let plan = Arc::new(lowered.plan);
-    termination_file.clone_from(&plan.termination_file);
+    *termination_file = TerminationFile::open(&plan);
     let compiled = artifact::Source { origin: &plan.source.origin, wasm: &lowered.wasm, cache: &lowered.cache };
     let artifact = compiled.artifact(&tasks.spawner).await?;
     if task.state() == State::Abandoned {

@@ -35,7 +35,7 @@ pub(super) async fn at_creation(spawner: &Spawner, plan: &RunPlan, pid: u32, tas
     let runtime = hooks.create_runtime.iter().map(|hook| (Place::Runtime, hook));
     let container = hooks.create_container.iter().map(|hook| (Place::Container, hook));
     for (place, hook) in runtime.chain(container) {
-        round.run(hook, &place, task.abandoned()).await?;
+        round.run(hook, &place, task.unwanted()).await?;
     }
     Ok(())
 }
@@ -50,11 +50,11 @@ pub(super) async fn before_start(spawner: &Spawner, plan: &RunPlan, pid: u32) ->
     Ok(())
 }
 
-/// Runs the hooks of a guest that runs. One that fails is logged, as below.
-pub(super) async fn after_start(spawner: &Spawner, plan: &RunPlan, pid: u32) {
+/// Runs the hooks of a guest that runs, until it is deleted. One that fails is logged, as below.
+pub(super) async fn after_start(spawner: &Spawner, plan: &RunPlan, pid: u32, task: &Task) {
     let round = Round::of(spawner, plan, pid, "running");
     for hook in &plan.hooks.poststart {
-        log_failure(&plan.id, round.run(hook, &Place::Runtime, pending()).await);
+        log_failure(&plan.id, round.run(hook, &Place::Runtime, task.unwanted()).await);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Limits of a container: set while it is made, and changed while it runs.
 
-use super::{Task, Tasks};
+use super::container::Container;
+use super::{Task, Tasks, locked};
 use crate::spawner::SpawnerError;
 use plan::{Failure, Limits, Report, RunPlan};
 use sandbox::cgroup::{Cgroup, CgroupError, Wanted};
@@ -52,10 +53,11 @@ pub(super) async fn change(
 ) -> Result<(), LimitError> {
     if cgroup.is_systemd() {
         ask_systemd(tasks, cgroup, Wanted::Change, limits).await?;
-        if task.state().exit().is_some() {
-            // Its number may be another's by now.
-            return Err(LimitError::Ended);
-        }
+    }
+    // Its number may be another's by now: only the shim reaps it, and not before the limits are set.
+    let child = locked(&task.container).as_ref().map(Container::child);
+    if child.is_none_or(|child| child.signal(0).is_err()) {
+        return Err(LimitError::Ended);
     }
     note(&task.request.id, &cgroup.adjust(pid, limits)?);
     Ok(())

@@ -9,6 +9,7 @@ mod limits;
 mod output;
 mod request;
 mod state;
+mod termination;
 mod watch;
 
 use crate::address::Address;
@@ -25,8 +26,9 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch as channel};
+use tokio::time::timeout;
 
 pub(crate) use create::CreateError;
 pub(crate) use error::TaskError;
@@ -117,6 +119,8 @@ impl Tasks {
     /// Lets the guest run. Returns its pid.
     pub(crate) async fn start(&self, id: &str, exec: &str) -> Result<u32, TaskError> {
         let task = self.get(id, exec)?;
+        // Of two, one runs the hooks.
+        let turn = task.changing.lock().await;
         let plan = locked(&task.container).as_ref().map(Container::plan);
         if let (Some(plan), State::Created { pid }) = (&plan, task.state())
             && let Err(source) = hooks::before_start(&self.spawner, plan, pid).await
@@ -126,6 +130,7 @@ impl Tasks {
             return Err(TaskError::Hooks { id: id.to_owned(), source: Box::new(source) });
         }
         let pid = task.transition(Move::Start)?.pid().unwrap_or_default();
+        drop(turn);
         let orders = locked(&task.container).as_mut().and_then(Container::take_orders);
         // Queued before the order: the exit must not overtake the start.
         let event = TaskStart { container_id: id.to_owned(), pid, ..TaskStart::default() };
@@ -134,7 +139,7 @@ impl Tasks {
             orders.go().await.map_err(|source| TaskError::Start { id: id.to_owned(), source })?;
         }
         if let Some(plan) = plan {
-            hooks::after_start(&self.spawner, &plan, pid).await;
+            hooks::after_start(&self.spawner, &plan, pid, &task).await;
         }
         Ok(pid)
     }
@@ -179,8 +184,11 @@ impl Tasks {
 
     /// Forgets a task that has ended, or was never started, and removes all it owned.
     pub(crate) async fn delete(&self, id: &str, exec: &str) -> Result<Exit, TaskError> {
-        // containerd gives a shim seconds to answer, and a compilation may take longer: create undoes itself then.
-        let _ = self.find(id, exec)?.transition(Move::Abandon);
+        let task = self.find(id, exec)?;
+        if task.transition(Move::Abandon).is_ok() {
+            // containerd gives a shim seconds to answer, and a compilation may take longer: create undoes itself then.
+            let _ = timeout(UNDOING, self.forgotten(&task)).await;
+        }
         let task = self.get(id, exec)?;
         if let State::Created { .. } = task.state() {
             let _ = task.kill(KILL);
@@ -188,6 +196,8 @@ impl Tasks {
         }
         // An update that waits for systemd must not make anew what is removed here.
         let _one_at_a_time = task.changing.lock().await;
+        // Of two who delete, the second finds nothing.
+        self.find(id, exec)?;
         let exit = task.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
         let container = locked(&task.container).take();
         if let Some(container) = container
@@ -255,6 +265,13 @@ impl Tasks {
         Ok(task)
     }
 
+    /// Waits until a task is not among these any more.
+    async fn forgotten(&self, task: &Arc<Task>) {
+        let mut changes = task.changes.subscribe();
+        let is_here = || locked(&self.tasks).tasks.get(&task.request.id).is_some_and(|other| Arc::ptr_eq(other, task));
+        while is_here() && changes.changed().await.is_ok() {}
+    }
+
     fn forget(&self, id: &str) {
         let mut registry = locked(&self.tasks);
         registry.tasks.remove(id);
@@ -277,6 +294,9 @@ impl Drop for Unmade<'_> {
 
 /// SIGKILL.
 const KILL: u32 = 9;
+/// How long a delete waits for a create that it gives up: containerd runs the `delete` action next, and forgets the shim
+/// after 5 s.
+const UNDOING: Duration = Duration::from_secs(3);
 
 impl Task {
     /// Where it stands.
@@ -343,10 +363,11 @@ impl Task {
         }
     }
 
-    /// Waits until nobody wants it to be created any more.
-    async fn abandoned(&self) {
+    /// Waits until it is given up while it is created, or deleted.
+    async fn unwanted(&self) {
         let mut changes = self.changes.subscribe();
-        while self.state() != State::Abandoned && changes.changed().await.is_ok() {}
+        let is_wanted = || !matches!(self.state(), State::Abandoned | State::Deleting { .. });
+        while is_wanted() && changes.changed().await.is_ok() {}
     }
 
     /// Lets the guest see the end of its input.

@@ -2,6 +2,7 @@
 
 use super::container::Container;
 use super::state::{Exit, Move};
+use super::termination::TerminationFile;
 use super::{Task, exit_now, locked};
 use crate::events::Publisher;
 use crate::wire::timestamp;
@@ -13,17 +14,19 @@ use sandbox::cgroup::{OomKill, OomWatch};
 use sandbox::channel::Reports;
 use sandbox::stdio::Kept;
 use std::convert::Infallible;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::Arc;
 
 /// SIGKILL.
 const KILL: i32 = 9;
 
 /// Waits for the end of the task's process and tells everybody.
-pub(super) async fn watch(task: Arc<Task>, plan: Arc<RunPlan>, reports: Reports, publisher: Publisher) {
+pub(super) async fn watch(
+    task: Arc<Task>,
+    plan: Arc<RunPlan>,
+    reports: Reports,
+    termination_file: Option<TerminationFile>,
+    publisher: Publisher,
+) {
     let (child, cgroup) = {
         let container = locked(&task.container);
         let Some(container) = container.as_ref() else { return };
@@ -48,7 +51,7 @@ pub(super) async fn watch(task: Arc<Task>, plan: Arc<RunPlan>, reports: Reports,
     tracing::info!(id, code = termination.code, status = summary(&status), "the container ended");
     let kept = locked(&task.container).as_mut().map(Container::take_stdio).unwrap_or_default();
     if let Some(message) = &termination.message {
-        explain(id, &kept, plan.termination_file.as_deref(), message).await;
+        explain(id, &kept, termination_file.as_ref(), message).await;
     }
     // Closed before the exit is told: clients read to the end of the output before they delete.
     drop(kept);
@@ -59,22 +62,12 @@ pub(super) async fn watch(task: Arc<Task>, plan: Arc<RunPlan>, reports: Reports,
 }
 
 /// Writes why a container failed to its stderr and its termination file; the log has it from the caller.
-pub(super) async fn explain(id: &str, kept: &Kept, termination_file: Option<&Path>, message: &str) {
+pub(super) async fn explain(id: &str, kept: &Kept, termination_file: Option<&TerminationFile>, message: &str) {
     if let Err(error) = kept.tell(&format!("{message}\n")).await {
         tracing::warn!(id, %error, "the container's stderr did not take the reason");
     }
-    let Some(path) = termination_file else { return };
-    if let Err(error) = append(path, message) {
-        tracing::warn!(id, path = %path.display(), %error, "the termination file did not take the reason");
-    }
-}
-
-/// The file lies where the pod's user may have put anything: only a regular file is written to, and nothing waited for.
-fn append(path: &Path, message: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    match file.metadata()?.is_file() {
-        true => file.write_all(message.as_bytes()),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
+    if let Some(file) = termination_file {
+        file.take(id, message);
     }
 }
 

@@ -23,7 +23,7 @@ use worker::Worker;
 
 /// Containers per version of containerd, 2,000 in all. Two busy cores make 40 of them a second, and a shim that was
 /// forgotten leaves after half a minute more, so that a version takes about a minute.
-const TASKS: usize = 1_000;
+const TASKS: usize = 2_000;
 /// In flight.
 const WORKERS: usize = 8;
 /// Restarts of containerd.

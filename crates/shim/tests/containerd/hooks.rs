@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 use testkit::image::Rootfs;
 use testkit::{Image, Namespace, cases, guests, process, wait};
@@ -22,6 +23,7 @@ pub(crate) const CASES: Cases = cases![
     crate::hooks::later_failures_are_logged_only,
     crate::hooks::one_that_takes_too_long_is_killed,
     crate::hooks::one_that_waits_for_ever_ends_with_its_create,
+    crate::hooks::one_that_waits_for_ever_ends_with_its_container,
     crate::hooks::the_last_ones_run_when_the_shim_was_killed,
 ];
 
@@ -205,14 +207,40 @@ fn one_that_waits_for_ever_ends_with_its_create(node: &Namespace) -> Result<()> 
     let image = image_of(node, "p1_hello.wat")?;
     let begun = node.directory("hook")?.join("begun");
     let line = format!("echo $$ > {}; exec sleep 1000", begun.display());
-    let draft = node.task(&image).spec(|spec| spec["hooks"] = json!({ "createRuntime": [shell(&line)] }));
+    let after = Script::new(node, "true")?;
+    let hooks = json!({ "createRuntime": [shell(&line)], "poststop": [after.hook("poststop")] });
+    let draft = node.task(&image).spec(|spec| spec["hooks"] = hooks);
     let id = draft.id().to_owned();
     draft.abandon(wait::scaled(Duration::from_millis(500)))?;
     let pid: i32 = fs::read_to_string(&begun)?.trim().parse()?;
     node.until_nothing_remains()?;
     ensure!(!process::exists(pid), "the hook runs on");
+    ensure!(after.lines().len() == 1, "poststop ran so often: {:?}", after.lines());
     node.api()?.delete_container(&id)?;
     Ok(())
+}
+
+/// In a pod, whose shim lives on.
+fn one_that_waits_for_ever_ends_with_its_container(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_sleep.wat")?;
+    let in_pod = |spec: &mut Value| spec["annotations"]["io.kubernetes.cri.sandbox-id"] = json!("pod");
+    let other = node.task(&image).spec(in_pod).create()?;
+    let begun = node.directory("hook")?.join("begun");
+    let line = format!("echo $$ > {}; exec sleep 1000", begun.display());
+    let task = node.task(&image).spec(in_pod).spec(|spec| spec["hooks"] = json!({ "poststart": [shell(&line)] }));
+    let task = task.create()?;
+    let id = task.id.clone();
+    let pid = thread::scope(|scope| {
+        let starting = scope.spawn(|| node.api()?.start(&id).map_err(anyhow::Error::from));
+        let begins = || Ok(fs::read_to_string(&begun).ok().and_then(|pid| pid.trim().parse::<i32>().ok()));
+        let pid = wait::until("the hook runs", begins);
+        let removed = task.remove();
+        let _ = starting.join().expect("it returns errors");
+        removed.and(pid)
+    })?;
+    wait::until("the hook ends", || Ok((!process::exists(pid)).then_some(())))?;
+    other.remove()?;
+    node.until_nothing_remains()
 }
 
 fn one_that_takes_too_long_is_killed(node: &Namespace) -> Result<()> {

@@ -2,7 +2,10 @@
 
 use crate::Cases;
 use anyhow::{Result, ensure};
+use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use testkit::task::Draft;
 use testkit::{Image, Namespace, cases, guests};
 
 pub(crate) const CASES: Cases = cases![
@@ -18,6 +21,7 @@ pub(crate) const CASES: Cases = cases![
     crate::output::an_export_after_initialize,
     crate::output::a_trap_is_explained,
     crate::output::a_fifo_for_the_termination_message_stops_nobody,
+    crate::output::a_message_goes_where_the_container_may_write,
 ];
 
 /// The image with this guest as `/app.wasm`, imported.
@@ -211,6 +215,39 @@ fn a_fifo_for_the_termination_message_stops_nobody(node: &Namespace) -> Result<(
     task.start()?;
     let end = task.finish()?;
     ensure!(end.code == 134 && end.stderr.contains("deepest_of_all"), "{end:?}");
-    ensure!(node.log().contains("the termination file did not take the reason"), "{}", node.log_tail());
+    ensure!(node.log().contains("the termination file takes no reason"), "{}", node.log_tail());
+    Ok(())
+}
+
+/// The shim may write every file of the node: a container must not have it write what it cannot write itself.
+fn a_message_goes_where_the_container_may_write(node: &Namespace) -> Result<()> {
+    let image = image_of(node, "p1_trap.wat")?;
+    let dir = node.directory("t")?;
+    let (logs, secret) = (dir.join("logs"), dir.join("secret"));
+    for folder in [&logs, &secret] {
+        fs::create_dir(folder)?;
+        fs::write(folder.join("end"), "")?;
+    }
+    let place = "/dev/termination-log";
+    let trapped = |draft: Draft<'_>| -> Result<()> {
+        let task = draft.create()?;
+        task.start()?;
+        ensure!(task.finish()?.code == 134);
+        Ok(())
+    };
+    let file = secret.join("end");
+    trapped(node.task(&image).bind(&file, place, &["rbind", "ro"]))?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+    let user = |spec: &mut Value| spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+    trapped(node.task(&image).bind(&file, place, &["rbind", "rw"]).spec(user))?;
+    ensure!(node.log().contains("the container's user may not write it"), "{}", node.log_tail());
+    // What lies at the path later is another file.
+    let task = node.task(&image).bind(&logs.join("end"), place, &["rbind", "rw"]).create()?;
+    fs::rename(&logs, dir.join("aside"))?;
+    symlink(&secret, &logs)?;
+    task.start()?;
+    ensure!(task.finish()?.code == 134);
+    ensure!(fs::read_to_string(&file)?.is_empty(), "the shim wrote what the container could not");
+    ensure!(fs::read_to_string(dir.join("aside/end"))?.contains("deepest_of_all"));
     Ok(())
 }

@@ -6,7 +6,7 @@ static int say(const char *line) { return write(1, line, strlen(line)) < 0; }
 
 int main(int argc, char **argv) {
     if (argc < 2 || strcmp(argv[1], "sleep") != 0)
-        return say("hello\n");
+        return say("hello from wasm\n");
     int failed = say("sleeping\n");
     pause();
     return failed;

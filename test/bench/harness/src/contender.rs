@@ -25,10 +25,10 @@ pub(crate) struct Contender {
 
 /// All of them, in the order in which they take turns.
 pub(crate) fn all(bed: &Bed) -> Result<Vec<Contender>> {
-    let hello = wasm(bed, "p1_hello.wat", "hello\n")?;
+    let hello = wasm(bed, "p1_hello.wat", "hello from wasm\n")?;
     let idle = idle_wasm(bed)?;
     let image = Image::new("bench.local/native:1").rootfs(Rootfs::new().file("app", &native()?));
-    let native_hello = bed.program(&image, &["/app"], "hello\n")?;
+    let native_hello = bed.program(&image, &["/app"], "hello from wasm\n")?;
     let native_idle = native_hello.saying(&["/app", "sleep"], "sleeping\n");
     let native = |name, binary| Contender {
         name,
