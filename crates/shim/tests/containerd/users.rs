@@ -138,10 +138,12 @@ fn a_mapping_that_cannot_be_is_refused(node: &Namespace) -> Result<()> {
         spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "user", "path": "/proc/1/ns/absent" }]);
     });
     gone.refused(&["open user namespace /proc/1/ns/absent", "No such file"])?;
+    // The shim's is that of this process.
+    let path = format!("/proc/{}/ns/user", std::process::id());
     let own = node.task(&image).spec(|spec| {
-        spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "user", "path": "/proc/1/ns/user" }]);
+        spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "user", "path": path }]);
     });
-    own.refused(&["user namespace /proc/1/ns/user is the node's own", "leave the path out"])?;
+    own.refused(&[&format!("user namespace {path} is the node's own"), "leave the path out"])?;
     // The kernel's own filesystems map nothing.
     let unmappable = node.task(&image).bind(Path::new("/proc"), "/data", &["rbind", "idmap"]).spec(map_users);
     unmappable.refused(&["map the owners of the mount on /data", "may not support id-mapped mounts"])?;
