@@ -7,7 +7,7 @@ SHIM := $(TARGET_DIR)/containerd-shim-wasm-v1
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-churn test-vm fuzz lint install deps clean
+.PHONY: help build demo test test-churn test-vm fuzz bench bench-check bench-density bench-build lint install deps clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -38,6 +38,26 @@ test-churn: build ## Make and delete N (10000) containers per containerd, a tent
 test-vm: ## Run the integration tests in a VM with cgroup v2, systemd and AppArmor (root, amd64)
 	@test/deps.sh vm
 	test/vm.sh $(ARGS)
+
+# The peer is a workspace of its own: its dependencies are not the product's. Linked as it is shipped: it has no static form.
+PEER_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/peer
+export WASM_BENCH_BIN := $(TARGET_DIR)
+bench-build: build
+	@test/deps.sh bench
+	test/containerd.sh
+	@began=$$(date +%s); cd test/bench/peer && RUSTFLAGS= CARGO_TARGET_DIR=$(PEER_DIR) cargo build --release --locked \
+		&& install -m 0755 $(PEER_DIR)/$(HOST)/release/containerd-shim-peer-v1 $(abspath $(TARGET_DIR))/ \
+		&& echo "the peer was built in $$(($$(date +%s) - began)) s"
+
+bench: bench-build ## Measure beside runc, crun, a peer and the floor; writes test/bench/results.{json,svg} (root)
+	$(TARGET_DIR)/bench run test/bench/results.json test/bench/results.svg
+
+bench-check: bench-build ## Measure again, and name what fell behind test/bench/results.json by more than 15 %
+	$(TARGET_DIR)/bench check test/bench/results.json
+
+DENSITY ?= 1000
+bench-density: bench-build ## Start DENSITY (1000) sleeping containers, say what they cost, delete them (root)
+	$(TARGET_DIR)/bench density $(DENSITY)
 
 lint: deps ## Check format and lints
 	cargo fmt --all --check

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building, testing and the demo need beyond the Rust toolchain, on Debian 12 and Ubuntu.
-# Usage: test/deps.sh build|demo|test|vm   (each includes those before it; default: test)
+# Usage: test/deps.sh build|demo|test|vm|bench   (each includes those before it, bench those of test; default: test)
 # Idempotent; installs only what is absent.
 set -euo pipefail
 
@@ -8,6 +8,7 @@ build=(gcc libc6-dev make protobuf-compiler file binutils bsdextrautils)
 demo=(clang lld wasi-libc util-linux)
 tests=(busybox-static runc)
 vm=(qemu-system-x86 debootstrap debian-archive-keyring e2fsprogs)
+bench=(crun libseccomp-dev pkg-config g++ python3-venv)
 
 set=${1:-test}
 case $set in
@@ -15,8 +16,9 @@ build) wanted=("${build[@]}") ;;
 demo) wanted=("${build[@]}" "${demo[@]}") ;;
 test) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}") ;;
 vm) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}" "${vm[@]}") ;;
+bench) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}" "${bench[@]}") ;;
 *)
-	echo "deps.sh: unknown set '$set': expected build, demo, test or vm" >&2
+	echo "deps.sh: unknown set '$set': expected build, demo, test, vm or bench" >&2
 	exit 2
 	;;
 esac
@@ -29,7 +31,8 @@ fi
 if ! command -v apt-get >/dev/null; then
 	tools=(cc make protoc file readelf)
 	[ "$set" = build ] || tools+=(clang wasm-ld setpriv)
-	case $set in test | vm) tools+=(busybox runc go) ;; esac
+	case $set in test | vm | bench) tools+=(busybox runc go) ;; esac
+	[ "$set" != bench ] || tools+=(crun python3 pkg-config c++)
 	[ "$set" != vm ] || tools+=(qemu-system-x86_64 debootstrap mke2fs debugfs)
 	for tool in "${tools[@]}"; do
 		command -v "$tool" >/dev/null && continue
@@ -69,7 +72,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 case $set in
-test | vm)
+test | vm | bench)
 	command -v go >/dev/null && exit 0
 	echo "deps.sh: go is missing: install Go 1.25 or newer (it builds containerd 2.4 and the Go guest)" >&2
 	exit 1

@@ -1,7 +1,7 @@
 //! The peer: Wasmtime under the library that today's Wasm shims are made of, with its precompilation in use. It is what a
 //! user of that library would write, made as quick as the library lets it be, and not more.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use containerd_shim_wasm::sandbox::Sandbox;
 use containerd_shim_wasm::sandbox::context::{RuntimeContext, WasmBinaryType, WasmLayer};
 use containerd_shim_wasm::shim::{Cli, Compiler, Shim, Version, version};
@@ -92,7 +92,7 @@ impl Sandbox for Guest {
             Ok(code) => Ok(code),
             Err(error) => match error.downcast_ref::<I32Exit>() {
                 Some(exit) => Ok(exit.0),
-                None => Err(error),
+                None => Err(error.into()),
             },
         }
     }
@@ -106,11 +106,11 @@ fn wasi(context: &impl RuntimeContext) -> Result<WasiCtxBuilder> {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         builder.env(name, value);
     }
-    builder.preopened_dir("/", "/", FsPerms::ALL_RIGHTS)?;
+    builder.preopened_dir("/", "/", FsPerms::ReadWrite)?;
     Ok(builder)
 }
 
-async fn module(module: Module, mut wasi: WasiCtxBuilder) -> Result<i32> {
+async fn module(module: Module, mut wasi: WasiCtxBuilder) -> wasmtime::Result<i32> {
     let mut linker: Linker<WasiP1Ctx> = Linker::new(&ENGINE);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |wasi| wasi)?;
     let mut store = Store::new(&ENGINE, wasi.build_p1());
@@ -131,12 +131,12 @@ impl WasiView for State {
     }
 }
 
-async fn component(component: Component, mut wasi: WasiCtxBuilder) -> Result<i32> {
+async fn component(component: Component, mut wasi: WasiCtxBuilder) -> wasmtime::Result<i32> {
     let mut linker = ComponentLinker::new(&ENGINE);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     let mut store = Store::new(&ENGINE, State { wasi: wasi.build(), table: ResourceTable::new() });
     let command = Command::instantiate_async(&mut store, &component, &linker).await?;
-    let ended = command.wasi_cli_run().call_run(&mut store).await.context("call wasi:cli/run")?;
+    let ended = command.wasi_cli_run().call_run(&mut store).await?;
     Ok(i32::from(ended.is_err()))
 }
 
