@@ -5,12 +5,11 @@ use containerd_shim_protos::api::ForwardRequest;
 use containerd_shim_protos::events::task::{
     TaskCreate, TaskDelete, TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart,
 };
-use containerd_shim_protos::protobuf::MessageFull;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
 use containerd_shim_protos::topics;
-use protobuf::MessageField;
+use protobuf::{Message, MessageField};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -25,8 +24,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long a shim that leaves waits for its queue.
 const FLUSH: Duration = Duration::from_secs(10);
 
+/// The package of the messages. A constant: to ask the generated code for a full name makes that parse the descriptors of
+/// all messages around it, which takes half a megabyte and time.
+const PACKAGE: &str = "containerd.events";
+
 /// An event of the task API.
-pub(crate) trait Event: MessageFull {
+pub(crate) trait Event: Message {
     /// The topic that containerd's subscribers know it by.
     const TOPIC: &str;
 }
@@ -77,7 +80,7 @@ impl Publisher {
     /// Queues an event.
     pub(crate) fn publish<E: Event>(&self, event: &E) {
         let value = event.write_to_bytes().expect("a task event has no required fields to miss");
-        let type_url = E::descriptor().full_name().to_owned();
+        let type_url = format!("{PACKAGE}.{}", E::NAME);
         let mut envelope = Envelope::new();
         envelope.timestamp = MessageField::some(crate::wire::timestamp(std::time::SystemTime::now()));
         envelope.namespace = self.namespace.clone();

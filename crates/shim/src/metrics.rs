@@ -3,23 +3,25 @@
 use containerd_shim_protos::cgroups::metrics as one;
 use containerd_shim_protos::cgroups_v2::metrics as two;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use protobuf::{MessageField, MessageFull};
+use protobuf::{Message, MessageField};
 use sandbox::cgroup::{CpuStats, IoStats, MemoryStats, Stats, SwapStats, Version};
 
+/// The messages' names in protobuf, not asked of the generated code, as in `events`.
+const V1: &str = "io.containerd.cgroups.v1.Metrics";
+const V2: &str = "io.containerd.cgroups.v2.Metrics";
 /// What the messages show where there is no limit.
 const NO_LIMIT: u64 = u64::MAX;
 
 /// The message of these statistics.
 pub(crate) fn encode(stats: &Stats) -> Result<Any, protobuf::Error> {
     match stats.version {
-        Version::V1 => any(&version_1(stats)),
-        Version::V2 => any(&version_2(stats)),
+        Version::V1 => any(V1, &version_1(stats)),
+        Version::V2 => any(V2, &version_2(stats)),
     }
 }
 
-fn any<M: MessageFull>(message: &M) -> Result<Any, protobuf::Error> {
-    let type_url = M::descriptor().full_name().to_owned();
-    Ok(Any { type_url, value: message.write_to_bytes()?, ..Any::default() })
+fn any(name: &str, message: &impl Message) -> Result<Any, protobuf::Error> {
+    Ok(Any { type_url: name.to_owned(), value: message.write_to_bytes()?, ..Any::default() })
 }
 
 fn version_1(stats: &Stats) -> one::Metrics {
@@ -206,4 +208,16 @@ fn memory_2(memory: &MemoryStats) -> two::MemoryStat {
     stat.thp_fault_alloc = of("thp_fault_alloc");
     stat.thp_collapse_alloc = of("thp_collapse_alloc");
     stat
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protobuf::MessageFull;
+
+    #[test]
+    fn the_names_are_those_of_the_messages() {
+        assert_eq!(V1, one::Metrics::descriptor().full_name());
+        assert_eq!(V2, two::Metrics::descriptor().full_name());
+    }
 }

@@ -67,3 +67,17 @@ async fn events_are_kept_in_order_while_containerd_is_away() {
     let expected = [life.clone(), life].concat();
     assert_eq!(*taken.lock().expect("nobody panicked"), expected);
 }
+
+#[test]
+fn the_names_are_those_of_the_messages() {
+    fn check<E: Event + protobuf::MessageFull>() {
+        assert_eq!(format!("{PACKAGE}.{}", E::NAME), E::descriptor().full_name());
+    }
+    check::<TaskCreate>();
+    check::<TaskStart>();
+    check::<TaskPaused>();
+    check::<TaskResumed>();
+    check::<TaskOOM>();
+    check::<TaskExit>();
+    check::<TaskDelete>();
+}
