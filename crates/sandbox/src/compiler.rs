@@ -2,7 +2,7 @@
 
 use crate::channel::ChildEnd;
 use crate::identity;
-use crate::process::{self, Descriptors, Spawned};
+use crate::process::{self, Birth, Descriptors, Spawned};
 use crate::seccomp;
 use crate::syscall;
 use nix::sys::prctl;
@@ -44,7 +44,7 @@ pub fn spawn(job: &Job<'_>, bounds: CompileBounds, body: impl FnOnce(Inputs, Chi
     let rest = vec![job.wasm.as_fd(), job.output.as_fd(), job.lock.as_fd()];
     let descriptors = Descriptors { stdio: [job.null; 3], rest };
     // A network namespace is not needed: the filter refuses to make sockets.
-    process::fork(0, &descriptors, |mut channel, rest| {
+    process::fork(Birth::default(), &descriptors, |mut channel, rest| {
         if let Err(error) = confine(bounds) {
             channel.fail(Failure::Message(plan::one_line(error.as_ref())));
         }

@@ -7,7 +7,7 @@ use crate::channel::ChildEnd;
 use crate::identity::{self, IdentityError};
 use crate::mounts::{self, MountError};
 use crate::namespaces::{self, NamespaceError};
-use crate::process::{self, Descriptors, Spawned};
+use crate::process::{self, Birth, Descriptors, Spawned};
 use crate::seccomp::{self, SeccompError};
 use crate::stdio::Stdio;
 use crate::user_namespace::{UserNamespaceError, UserNamespaces};
@@ -45,6 +45,9 @@ pub enum SpawnError {
     /// The kernel refused the fork.
     #[error("fork the container process")]
     Fork(#[source] io::Error),
+    /// Its cgroup cannot be opened.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// Its process id namespace cannot be joined.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
@@ -98,8 +101,11 @@ pub fn spawn(spawn: &Spawn<'_>, body: impl FnOnce(Inside<'_>)) -> Result<Spawned
     let users = UserNamespaces::of(spawn.plan)?;
     let rest = [spawn.artifact.as_fd()].into_iter().chain(users.descriptors()).collect();
     let descriptors = Descriptors { stdio: spawn.stdio.child(), rest };
+    let cgroup = spawn.cgroup.birthplace()?;
+    let namespaces = namespaces::made_with_fork(isolation);
     let fork = || {
-        process::fork(namespaces::made_with_fork(isolation), &descriptors, |channel, mut rest| {
+        let birth = Birth { namespaces, cgroup: cgroup.as_ref().map(AsFd::as_fd) };
+        process::fork(birth, &descriptors, |channel, mut rest| {
             let users = UserNamespaces::from_inherited(spawn.plan, rest.split_off(1));
             let artifact = rest.pop().map(File::from);
             body(Inside { plan: spawn.plan, rootfs: spawn.rootfs, cgroup: spawn.cgroup, channel, artifact, users });
@@ -133,8 +139,8 @@ impl<'a> Inside<'a> {
         }
     }
 
-    /// Joins the cgroup. First of all: memory touched earlier is not charged to the container. Where systemd makes it,
-    /// the shim has it put this process there, and gives the word.
+    /// Joins the cgroup, if it was not born there. First of all: memory touched earlier is not charged to the container.
+    /// Where systemd makes it, the shim has it put this process there, and gives the word.
     pub fn join_cgroup(&mut self) {
         let joined = process::die_with_parent()
             .map_err(|source| ConfineError::Step { step: "tie the container process to the shim", source })

@@ -3,7 +3,7 @@
 use crate::cgroup::Cgroup;
 use crate::identity;
 use crate::namespaces;
-use crate::process::{self, Descriptors, Ended, Spawned};
+use crate::process::{self, Birth, Descriptors, Ended, Spawned};
 use crate::seccomp;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -89,7 +89,7 @@ pub fn spawn(hook: &Hook, place: &Place, told: &HookState, moment: Moment<'_>) -
         let descriptors = Descriptors { stdio, rest: Vec::new() };
         let pid = moment.pid.filter(|_| !matches!(place, Place::Runtime));
         let fork = || {
-            process::fork(0, &descriptors, |mut channel, _| {
+            process::fork(Birth::default(), &descriptors, |mut channel, _| {
                 let Err(error) = become_hook(hook, place, pid, told, &channel);
                 channel.fail(Failure::Message(error.to_string()));
             })

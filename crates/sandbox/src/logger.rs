@@ -2,7 +2,7 @@
 //! "logging"). One logger has both streams; it lives until both have ended, also longer than the shim.
 
 use crate::channel::ChildEnd;
-use crate::process::{self, Descriptors, Spawned};
+use crate::process::{self, Birth, Descriptors, Spawned};
 use crate::syscall;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -91,7 +91,7 @@ impl Logger {
         let [stdout, stderr] = &ends.streams;
         let rest = vec![stdout.as_fd(), stderr.as_fd(), ends.ready.as_fd()];
         let descriptors = Descriptors { stdio: [null.as_fd(); 3], rest };
-        process::fork(0, &descriptors, |channel, rest| {
+        process::fork(Birth::default(), &descriptors, |channel, rest| {
             // A group of its own, as for hooks.
             if nix::unistd::setsid().is_err() {
                 return;

@@ -123,18 +123,27 @@ pub(crate) struct Descriptors<'a> {
     pub rest: Vec<BorrowedFd<'a>>,
 }
 
+/// Where a child is born.
+#[derive(Debug, Default)]
+pub(crate) struct Birth<'a> {
+    /// Namespaces to make, `CLONE_NEW*`.
+    pub namespaces: i32,
+    /// A cgroup of version 2 to be in, if not this process's.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
 /// Forks this process; `body` runs in the child, which holds no descriptor but the given ones, and never returns.
 /// Descriptors of objects that `body` captures are closed in it.
 ///
 /// Refused in a process of several threads: locks that the others hold would stay locked in the child for ever. The
 /// caller must be outside of any async runtime's context, since the child makes its own.
 pub(crate) fn fork(
-    namespaces: i32,
+    birth: Birth<'_>,
     descriptors: &Descriptors<'_>,
     body: impl FnOnce(ChildEnd, Vec<OwnedFd>),
 ) -> io::Result<Spawned> {
     let (ours, theirs) = UnixStream::pair()?;
-    match fork_alone(namespaces)? {
+    match fork_alone(birth)? {
         Cloned::Parent { pid, pidfd } => Ok(Spawned { pid, pidfd, socket: ours }),
         Cloned::Child => for_good(|| {
             let mut laid_out = lay_out(descriptors, theirs.as_fd())?;
@@ -146,12 +155,12 @@ pub(crate) fn fork(
     }
 }
 
-fn fork_alone(namespaces: i32) -> io::Result<Cloned> {
+fn fork_alone(birth: Birth<'_>) -> io::Result<Cloned> {
     if std::fs::read_dir("/proc/self/task")?.count() > 1 {
         return Err(io::Error::other("the process has more than one thread"));
     }
     // SAFETY: there is no other thread, as was just seen, and none is made meanwhile by this one.
-    Ok(unsafe { syscall::fork(namespaces) }?)
+    Ok(unsafe { syscall::fork(birth.namespaces, birth.cgroup) }?)
 }
 
 /// Runs the whole life of a forked child. A panic ends it here: unwound further, it would drop what belongs to the
@@ -170,7 +179,7 @@ fn for_good(life: impl FnOnce() -> Result<(), Errno>) -> ! {
 /// Forks this process into a daemon that outlives it: a session of its own, nothing open but `kept`, `/dev/null` for
 /// stdio. `body` runs in the daemon. The caller must be single-threaded.
 pub fn daemonize(kept: OwnedFd, body: impl FnOnce(OwnedFd)) -> io::Result<u32> {
-    match fork_alone(0)? {
+    match fork_alone(Birth::default())? {
         Cloned::Parent { pid, .. } => Ok(pid.unsigned_abs()),
         Cloned::Child => for_good(|| {
             body(detach(kept.as_fd())?);

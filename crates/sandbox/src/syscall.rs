@@ -27,17 +27,22 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// Forks this process into new namespaces (`CLONE_NEW*` in `namespaces`) and returns a pidfd of the child.
+/// `CLONE_INTO_CGROUP` (clone(2)), which does not fit the type of the others.
+const INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Forks this process into new namespaces (`CLONE_NEW*` in `namespaces`), and into a cgroup of version 2 if one is given;
+/// returns a pidfd of the child.
 ///
 /// # Safety
 ///
 /// The process must have one thread: a lock held by another would stay locked in the child for ever.
-pub(crate) unsafe fn fork(namespaces: i32) -> Result<Cloned, Errno> {
+pub(crate) unsafe fn fork(namespaces: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
     let mut pidfd: RawFd = -1;
     let mut args = CloneArgs {
-        flags: namespaces as u64 | libc::CLONE_PIDFD as u64,
+        flags: namespaces as u64 | libc::CLONE_PIDFD as u64 | cgroup.map_or(0, |_| INTO_CGROUP),
         pidfd: &raw mut pidfd as u64,
         exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.map_or(0, |cgroup| cgroup.as_raw_fd() as u64),
         ..CloneArgs::default()
     };
     // SAFETY: without CLONE_VM and with no stack the child is a copy of this process, as after fork(2); `args` has the

@@ -1,7 +1,7 @@
 //! User namespaces: made with a mapping of ids, or opened by path; entered by the container process, and lent to its
 //! mounts, so that the owners of their files are mapped the same way.
 
-use crate::process::{self, Descriptors};
+use crate::process::{self, Birth, Descriptors};
 use nix::sched::{CloneFlags, setns};
 use plan::{IdMappings, IdRange, RunPlan};
 use std::fmt::Write;
@@ -91,7 +91,8 @@ pub(crate) fn make(ids: &IdMappings) -> Result<OwnedFd, UserNamespaceError> {
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let descriptors = Descriptors { stdio: [null.as_fd(); 3], rest: Vec::new() };
         // Only a process makes a namespace, and only another may map all ids of it (user_namespaces(7)).
-        let holder = process::fork(CloneFlags::CLONE_NEWUSER.bits(), &descriptors, |mut channel, _| {
+        let birth = Birth { namespaces: CloneFlags::CLONE_NEWUSER.bits(), ..Birth::default() };
+        let holder = process::fork(birth, &descriptors, |mut channel, _| {
             channel.wait_for_go();
         })?;
         let proc = PathBuf::from(format!("/proc/{}", holder.pid()));

@@ -3,7 +3,9 @@
 
 mod config;
 
-use crate::leftovers::{self, Before, Whose};
+pub use crate::leftovers::Whose;
+
+use crate::leftovers::{self, Before};
 use crate::namespace::Namespace;
 use crate::{process, store, wait};
 use anyhow::{Context, Result, bail};
@@ -88,6 +90,7 @@ struct Process {
 pub struct Containerd {
     version: Version,
     shim: PathBuf,
+    whose: Whose,
     dir: PathBuf,
     process: Mutex<Option<Process>>,
     before: Before,
@@ -97,11 +100,13 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one whose `io.containerd.wasm.v1` is the binary `shim`, and waits until it answers.
     pub fn start(version: Version, shim: &Path) -> Result<Arc<Self>> {
-        Containerd::start_logging(version, shim, Logging::Everything)
+        // The shim of another runtime is looked for on the path, and is not one of ours.
+        let whose = if shim.exists() { Whose::Ours } else { Whose::Others };
+        Containerd::start_for(version, shim, whose, Logging::Everything)
     }
 
-    /// As [`Containerd::start`], with another amount of logging; all shims beside `shim` can be used.
-    pub fn start_logging(version: Version, shim: &Path, logging: Logging) -> Result<Arc<Self>> {
+    /// As [`Containerd::start`], for the containers of more than one runtime; all shims beside `shim` can be used.
+    pub fn start_for(version: Version, shim: &Path, whose: Whose, logging: Logging) -> Result<Arc<Self>> {
         let bin = version.bin();
         if !bin.join("containerd").exists() {
             bail!("no containerd {version} in {}: run test/containerd.sh", bin.display());
@@ -114,6 +119,7 @@ impl Containerd {
         let containerd = Containerd {
             version,
             shim: shim.to_owned(),
+            whose,
             dir,
             process: Mutex::default(),
             before,
@@ -214,8 +220,7 @@ impl Containerd {
     /// Stops it, and fails with everything that was left behind; what was left is removed.
     pub fn stop(&self) -> Result<()> {
         let namespaces = self.namespaces.lock().expect("no test panics with the lock");
-        let whose = if self.shim.exists() { Whose::Ours } else { Whose::Others };
-        let look = || leftovers::find(&self.dir, &config::state(&self.dir), &namespaces, &self.before, whose);
+        let look = || leftovers::find(&self.dir, &config::state(&self.dir), &namespaces, &self.before, self.whose);
         self.end(Signal::SIGTERM);
         // The shim of the last container leaves a moment after it.
         let gone = wait::until_within(wait::scaled(LEAVING), "nothing is left", || Ok(look().is_empty().then_some(())));

@@ -125,16 +125,33 @@ impl Cgroup {
         limited
     }
 
-    /// Puts this process into it, if it is ours to do: see [`Cgroup::is_systemd`].
-    pub fn join(&self, limits: &Limits) -> Result<(), CgroupError> {
-        self.dirs_for(limits).iter().try_for_each(|dir| write(&dir.join("cgroup.procs"), "0"))
+    /// What a fork takes to put the child into it: under version 2, if it is ours to do, see [`Cgroup::is_systemd`].
+    pub(crate) fn birthplace(&self) -> Result<Option<File>, CgroupError> {
+        let Hierarchy::V2(root) = &self.hierarchy else { return Ok(None) };
+        if self.scope.is_some() {
+            return Ok(None);
+        }
+        let path = root.join(&self.path);
+        let opened = File::open(&path);
+        opened.map(Some).map_err(|source| CgroupError::File { action: "open".to_owned(), path, source })
     }
 
-    /// Puts this process into it wherever it is.
+    /// Puts this process, which has one thread, into what it was not born in.
+    pub fn join(&self, limits: &Limits) -> Result<(), CgroupError> {
+        match &self.hierarchy {
+            Hierarchy::V1(_) => self.dirs_for(limits).iter().try_for_each(|dir| join_v1(dir)),
+            Hierarchy::V2(_) => Ok(()),
+        }
+    }
+
+    /// Puts this process, which has one thread, into it wherever it is.
     pub fn join_as_it_is(&self) -> Result<(), CgroupError> {
         let dirs = self.dirs();
         let mut there = dirs.iter().filter(|dir| dir.exists());
-        there.try_for_each(|dir| write(&dir.join("cgroup.procs"), "0"))
+        match &self.hierarchy {
+            Hierarchy::V1(_) => there.try_for_each(|dir| join_v1(dir)),
+            Hierarchy::V2(_) => there.try_for_each(|dir| write(&dir.join("cgroup.procs"), "0")),
+        }
     }
 
     /// Sets limits that changed for the process in it; gives lines as [`Cgroup::create`] does.
@@ -198,6 +215,11 @@ impl Cgroup {
             Hierarchy::V2(root) => vec![root.join(&self.path)],
         }
     }
+}
+
+/// By thread: a whole process is moved under a lock of the node's that waits for every processor, some 10 ms.
+fn join_v1(dir: &Path) -> Result<(), CgroupError> {
+    write(&dir.join("tasks"), "0")
 }
 
 /// The file that holds a cgroup's limit of memory. It stays readable where cgroups cannot be seen any more.

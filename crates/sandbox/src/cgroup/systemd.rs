@@ -8,7 +8,7 @@ use super::hierarchy::Hierarchy;
 use super::v2::{completed, swap, weight};
 use super::{Cgroup, Version};
 use crate::channel::ChildEnd;
-use crate::process::{self, Descriptors, Spawned};
+use crate::process::{self, Birth, Descriptors, Spawned};
 use plan::{Bound, Failure, Limits, Report};
 use rustbus::connection::Timeout;
 use rustbus::message_builder::{MarshalledMessage, MessageType};
@@ -91,7 +91,7 @@ impl Cgroup {
             Hierarchy::V2(root) => completed(&root.join(&self.path), limits),
             Hierarchy::V1(_) => limits.clone(),
         };
-        process::fork(0, &descriptors, |channel, _| ask(channel, scope.as_ref(), wanted, limits))
+        process::fork(Birth::default(), &descriptors, |channel, _| ask(channel, scope.as_ref(), wanted, limits))
     }
 }
 

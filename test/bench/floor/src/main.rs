@@ -11,6 +11,7 @@ use containerd_shim_protos::api::{
 };
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::shim_async::{Task, create_task};
+use containerd_shim_protos::types::introspection::RuntimeInfo;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{EnumOrUnknown, Message, MessageField};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -35,7 +36,8 @@ fn main() -> Result<()> {
             gone.exited_at = MessageField::some(now());
             Ok(gone.write_to_writer(&mut io::stdout())?)
         }
-        _ => bail!("expected the action start or delete at the end"),
+        Some("-info") => Ok(RuntimeInfo::new().write_to_writer(&mut io::stdout())?),
+        _ => bail!("expected -info, or the action start or delete at the end"),
     }
 }
 

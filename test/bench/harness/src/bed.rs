@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use testkit::api::Api;
-use testkit::containerd::Logging;
+use testkit::containerd::{Logging, Whose};
 use testkit::{Containerd, Image, Namespace, Runtime, Version, spec};
 
 /// The longest that any single call may take: the peer compiles inside of it.
@@ -59,8 +59,8 @@ pub(crate) struct Steps {
 }
 
 impl Bed {
-    /// Starts containerd 2.4, logging as it does on nodes.
-    pub(crate) fn new(shims: &Shims) -> Result<Bed> {
+    /// Starts containerd 2.4, logging as it does on nodes, for these containers.
+    pub(crate) fn new(shims: &Shims, whose: Whose) -> Result<Bed> {
         // One directory of them all: containerd looks for shims on its PATH.
         let bin = tempfile::tempdir()?;
         for shim in [&shims.ours, &shims.floor, &shims.peer] {
@@ -68,7 +68,7 @@ impl Bed {
             fs::copy(shim, bin.path().join(name)).with_context(|| format!("copy {}", shim.display()))?;
         }
         let ours = bin.path().join(shims.ours.file_name().context("the path of our shim")?);
-        let containerd = Containerd::start_logging(Version::V2_4, &ours, Logging::Usual)?;
+        let containerd = Containerd::start_for(Version::V2_4, &ours, whose, Logging::Usual)?;
         let node = containerd.namespace("bench");
         Ok(Bed { containerd, node, made: AtomicUsize::new(0), _bin: bin })
     }

@@ -6,6 +6,7 @@ use crate::memory::available_kib;
 use anyhow::{Context, Result};
 use std::time::Instant;
 use testkit::Runtime;
+use testkit::containerd::Whose;
 
 /// What stopped a run before its end.
 struct Stopped {
@@ -15,7 +16,7 @@ struct Stopped {
 
 /// Starts `wanted` containers one after the other, says what they cost, and deletes them.
 pub(crate) fn run(shims: &Shims, wanted: usize) -> Result<()> {
-    let bed = Bed::new(shims)?;
+    let bed = Bed::new(shims, Whose::Ours)?;
     let idle = contender::idle_wasm(&bed)?;
     let api = bed.api(&Runtime::wasm(&bed.containerd.operator_file()))?;
     let before = available_kib()?;

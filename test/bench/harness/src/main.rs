@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `bench run JSON SVG` | measures all contenders in turns, prints the table, writes both files |
 //! | `bench check JSON` | the same, and names what fell behind those results |
+//! | `bench part WORD` | the same for the parts whose name has the word, and writes nothing |
 //! | `bench density N` | starts N sleeping containers of ours |
 //!
 //! `WASM_BENCH_BIN` names the folder with `containerd-shim-{wasm,peer,floor}-v1`.
@@ -15,6 +16,7 @@ mod chart;
 mod check;
 mod contender;
 mod density;
+mod hybrid;
 mod latency;
 mod memory;
 mod output;
@@ -29,14 +31,16 @@ use report::Report;
 use statistics::Row;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use testkit::containerd::Whose;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let shims = shims()?;
+    hybrid::hide()?;
     match words[..] {
         ["run", json, svg] => {
-            let report = measured(&shims)?;
+            let report = measured(&shims, "")?;
             report.write(Path::new(json))?;
             std::fs::write(svg, chart::svg(&report)).with_context(|| format!("write {svg}"))?;
             println!("written: {json}, {svg}");
@@ -44,15 +48,16 @@ fn main() -> Result<()> {
         }
         ["check", json] => {
             let before = Report::read(Path::new(json))?;
-            let fallen = check::fallen(&before, &measured(&shims)?);
+            let fallen = check::fallen(&before, &measured(&shims, "")?);
             if !fallen.is_empty() {
                 bail!("fell behind {json}:\n{}", fallen.join("\n"));
             }
             println!("nothing fell behind {json} by more than 15 %");
             Ok(())
         }
+        ["part", word] => measured(&shims, word).map(drop),
         ["density", count] => density::run(&shims, count.parse().context("a number of containers")?),
-        _ => bail!("expected: run JSON SVG | check JSON | density N"),
+        _ => bail!("expected: run JSON SVG | check JSON | part WORD | density N"),
     }
 }
 
@@ -66,10 +71,10 @@ fn shims() -> Result<Shims> {
 /// A part of the run.
 type Stage<'a> = &'a dyn Fn() -> Result<Vec<Row>>;
 
-/// Measures everything, prints it, and leaves nothing.
-fn measured(shims: &Shims) -> Result<Report> {
+/// Measures every part whose name has the word, prints it, and leaves nothing.
+fn measured(shims: &Shims, word: &str) -> Result<Report> {
     let begun = Instant::now();
-    let bed = Bed::new(shims)?;
+    let bed = Bed::new(shims, Whose::Others)?;
     let contenders = contender::all(&bed)?;
     let mut rows = Vec::new();
     let stages: [(&str, Stage<'_>); 5] = [
@@ -79,10 +84,12 @@ fn measured(shims: &Shims) -> Result<Report> {
         ("an uncached image", &|| uncached::starts(&bed)),
         ("a Python component", &|| python::starts(&bed)),
     ];
-    for (name, stage) in stages {
+    for (name, stage) in stages.into_iter().filter(|(name, _)| name.contains(word)) {
         let started = Instant::now();
-        rows.extend(stage().with_context(|| format!("{name}\n{}", bed.containerd.log_tail(0)))?);
-        println!("measured: {name} ({:.0} s)", started.elapsed().as_secs_f64());
+        let measured = stage().with_context(|| format!("{name}\n{}", bed.containerd.log_tail(0)))?;
+        println!("{name}, measured in {:.0} s", started.elapsed().as_secs_f64());
+        println!("{}", Report::new(measured.clone()).table());
+        rows.extend(measured);
     }
     bed.containerd.stop()?;
     let report = Report::new(rows);

@@ -71,7 +71,8 @@ fn of_one(bed: &Bed, contender: &Contender) -> Result<Use> {
     }
     // Programs of an image do not carry the namespace's name.
     for pid in pids {
-        container += process::anonymous_kib(pid)?;
+        let anonymous = process::anonymous_kib(pid);
+        container += anonymous.with_context(|| format!("memory of process {pid} of {}", contender.name))?;
     }
     for container in containers {
         container.end()?;
