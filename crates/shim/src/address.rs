@@ -166,6 +166,11 @@ impl Address {
         fs::write(&path, self.to_string()).map_err(|error| failed("write", &path, error))
     }
 
+    /// Whether one was left there.
+    pub(crate) fn is_saved(bundle: &Path) -> bool {
+        bundle.join(FILE).exists()
+    }
+
     /// The address left in a bundle.
     pub(crate) fn load(bundle: &Path) -> Option<Address> {
         let text = fs::read_to_string(bundle.join(FILE)).ok()?;

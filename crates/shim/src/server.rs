@@ -1,7 +1,7 @@
 //! The server of one group of containers: one process, one thread, one async runtime.
 //! The main loop turns the runtime, and forks children between two turns of it.
 
-use crate::address::Address;
+use crate::address::{Address, AddressError};
 use crate::events::Publisher;
 use crate::service::Service;
 use crate::spawner;
@@ -9,7 +9,6 @@ use crate::task::Tasks;
 use anyhow::Context;
 use containerd_shim_protos::shim_async::create_task;
 use sandbox::rootfs;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,9 +33,9 @@ pub(crate) struct Settings {
 }
 
 /// Serves until containerd shuts the empty group down, and ends the process.
-pub(crate) fn serve(settings: Settings, held: OwnedFd) -> ! {
+pub(crate) fn serve(settings: Settings, listener: Result<UnixListener, AddressError>) -> ! {
     let address = settings.address.clone();
-    let code = match run(settings, held) {
+    let code = match run(settings, listener) {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!(error = plan::one_line(error.as_ref()), "the shim failed");
@@ -47,9 +46,8 @@ pub(crate) fn serve(settings: Settings, held: OwnedFd) -> ! {
     sandbox::process::exit(code)
 }
 
-fn run(settings: Settings, held: OwnedFd) -> anyhow::Result<()> {
-    // First: the start action waits for it.
-    let listener = settings.address.listen(held)?;
+fn run(settings: Settings, listener: Result<UnixListener, AddressError>) -> anyhow::Result<()> {
+    let listener = listener?;
     soften_oom_score();
     rootfs::enter_own_mount_namespace().context("make the shim's mount namespace")?;
     // The bundle this started in must stay removable.

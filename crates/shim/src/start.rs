@@ -22,8 +22,10 @@ pub(crate) fn start(args: Args) -> anyhow::Result<()> {
         };
         let verbosity = if args.debug { log::Verbosity::Debug } else { log::Verbosity::Info };
         sandbox::process::daemonize(held.into(), |held| {
+            // First: the start action waits for it.
+            let listener = settings.address.listen(held);
             log::to_bundle(&bundle, verbosity);
-            server::serve(settings, held);
+            server::serve(settings, listener);
         })
         .context("fork the shim's server")?;
         address.await_listener()?;

@@ -48,15 +48,19 @@ impl Owned {
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove().await?;
         }
-        if let Some(record) = &self.record {
-            rootfs::remove_mount_points(&self.rootfs, &record.mount_points);
-        }
-        rootfs::unmount(&self.rootfs)?;
+        self.release_rootfs()?;
         if let Some(record) = &self.record {
             // Before the record goes: the delete action runs them if this shim cannot.
             hooks::after_stop(spawner, id, &record.poststop, &record.told).await;
         }
         Ok(Record::remove(&self.bundle)?)
+    }
+
+    fn release_rootfs(&self) -> Result<(), RootfsError> {
+        if let Some(record) = &self.record {
+            rootfs::remove_mount_points(&self.rootfs, &record.mount_points);
+        }
+        rootfs::unmount(&self.rootfs)
     }
 }
 
@@ -96,6 +100,12 @@ impl Container {
 
     pub(crate) fn plan(&self) -> Arc<RunPlan> {
         self.plan.clone()
+    }
+
+    /// Gives back what only the process needed: the root filesystem takes a millisecond, which no delete then waits for.
+    pub(crate) fn release_early(&self) {
+        // What fails is tried again, and told, when everything is given back.
+        let _ = self.owned.release_rootfs();
     }
 
     /// Gives everything back; see [`Owned::release`].

@@ -8,6 +8,7 @@ use super::output::{self, OutputError};
 use super::state::{Move, State};
 use super::termination::TerminationFile;
 use super::{Task, Tasks, locked, watch};
+use crate::address::Address;
 use crate::artifact::{self, ArtifactError};
 use crate::log;
 use crate::spawner::SpawnerError;
@@ -128,7 +129,9 @@ async fn make(
 ) -> Result<Made, CreateError> {
     let request = &task.request;
     // containerd 2.3 and newer does not run `start` for a pod's later containers, so their bundles get theirs here.
-    tasks.address.save(&request.bundle)?;
+    if !Address::is_saved(&request.bundle) {
+        tasks.address.save(&request.bundle)?;
+    }
     let (rootfs, layers) = (owned.rootfs.clone(), request.layers.clone());
     // Where forks are made: mapped layers take one.
     let mounted = tasks.spawner.fork(move || rootfs::mount_all(&rootfs, &layers)).await;
@@ -163,13 +166,6 @@ async fn make(
         }
         made => made?,
     };
-    if let Some(record) = &mut owned.record {
-        record.pid = Some(child.pid());
-        if let Err(error) = record.save(&owned.bundle) {
-            child.end().await;
-            return Err(error.into());
-        }
-    }
     Ok(Made { plan, child, channel })
 }
 
@@ -219,7 +215,7 @@ async fn confined(
     tasks: &Tasks,
     task: &Task,
     plan: &Arc<RunPlan>,
-    owned: &Owned,
+    owned: &mut Owned,
     cgroup: &Arc<Cgroup>,
     stdio: &Arc<Stdio>,
     artifact: Artifact,
@@ -233,6 +229,14 @@ async fn confined(
         }
     };
     let (child, mut channel) = tasks.spawner.spawn(fork).await?;
+    // While the process makes itself ready.
+    if let Some(record) = &mut owned.record {
+        record.pid = Some(child.pid());
+        if let Err(error) = record.save(&owned.bundle) {
+            child.end().await;
+            return Err(Confining::Failed(error.into()));
+        }
+    }
     if let Err(error) = limits::enter(tasks, cgroup, child.pid(), plan, &mut channel.orders).await {
         child.end().await;
         return Err(Confining::Failed(error.into()));

@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 /// SIGKILL.
 const KILL: i32 = 9;
+/// How many turns of the runtime an answer takes from its task to the socket; some more do not matter.
+const TURNS_OF_AN_ANSWER: usize = 8;
 
 /// Waits for the end of the task's process and tells everybody.
 pub(super) async fn watch(
@@ -59,6 +61,13 @@ pub(super) async fn watch(
     publish(&publisher, id, &termination, exit);
     // The move cannot fail: only the end of its process ends a task.
     let _ = task.transition(Move::End { exit });
+    // Who waits is answered first.
+    for _ in 0..TURNS_OF_AN_ANSWER {
+        tokio::task::yield_now().await;
+    }
+    if let Some(container) = locked(&task.container).as_ref() {
+        container.release_early();
+    }
 }
 
 /// Writes why a container failed to its stderr and its termination file; the log has it from the caller.
