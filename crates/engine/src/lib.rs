@@ -5,8 +5,8 @@
 //!
 //! 1. The shim asks the [`Cache`] for the artifact of a wasm. If there is none, [`Cache::begin`] gives the descriptors
 //!    that a child process needs to [`compile`], and [`Cache::commit`] takes the result in.
-//! 2. The container process calls [`load`] while it still is root and sees the node, [`Loaded::grant`] once it is
-//!    confined, and [`Guest::run`] at the word to start.
+//! 2. The container process calls [`Host::load`], on the host that the shim made, while it still is root and sees the
+//!    node, [`Loaded::grant`] once it is confined, and [`Guest::run`] at the word to start.
 //!
 //! Invariant: no process here compiles and forks afterwards. The compiler's thread pool would not survive the fork.
 
@@ -35,6 +35,6 @@ pub use compile::{CompileJob, compile};
 pub use config::{Role, Variant, config};
 pub use hash::{HashError, hash};
 pub use key::ArtifactKey;
-pub use link::{Interrupter, Loaded, load};
+pub use link::{Host, Interrupter, Loaded};
 pub use run::Guest;
 pub use stdio::Stdio;

@@ -6,8 +6,9 @@ use crate::events::Publisher;
 use crate::service::Service;
 use crate::spawner;
 use crate::task::Tasks;
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use containerd_shim_protos::shim_async::create_task;
+use engine::{Host, Variant};
 use sandbox::rootfs;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -54,12 +55,15 @@ fn run(settings: Settings, listener: Result<UnixListener, AddressError>) -> anyh
     std::env::set_current_dir("/").context("leave the bundle")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("make the runtime")?;
     let (spawner, mut jobs) = spawner::new();
+    // While containerd reads the start action's answer and connects.
+    let host = Host::new(Variant::Plain).map_err(|failure| anyhow!("{failure:?}"))?;
+    let host = Arc::new(host);
     let quit = Arc::new(Notify::new());
     let address = settings.address.clone();
     let (server, publisher) = runtime.block_on(async {
         let publisher = Publisher::start(settings.ttrpc, settings.namespace.clone());
         let containerd = oci::Containerd { address: settings.grpc, namespace: settings.namespace };
-        let tasks = Tasks::new(containerd, settings.address, spawner, publisher.clone(), quit.clone());
+        let tasks = Tasks::new(containerd, settings.address, spawner, host, publisher.clone(), quit.clone());
         let tasks = Arc::new(tasks);
         let watched = tasks.clone();
         tokio::spawn(async move { watched.end_when_forgotten().await });

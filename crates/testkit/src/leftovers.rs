@@ -101,20 +101,24 @@ pub fn cgroups(namespaces: &[String]) -> Vec<PathBuf> {
 
 /// The folder of each namespace in every hierarchy.
 fn parents(namespaces: &[String]) -> Vec<PathBuf> {
+    let of = |point: PathBuf| namespaces.iter().map(move |namespace| point.join(namespace));
+    hierarchies().into_iter().flat_map(of).filter(|path| path.exists()).collect()
+}
+
+/// Where the hierarchies of control groups are mounted.
+pub fn hierarchies() -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut parents = Vec::new();
+    let mut hierarchies = Vec::new();
     for line in table.lines() {
         // proc(5): after the separator `-` comes the type of the filesystem.
         let Some((mount, kind)) = line.split_once(" - ") else {
             continue;
         };
         if kind.starts_with("cgroup") {
-            let point = mount.split(' ').nth(4).unwrap_or_default();
-            let of = |namespace: &String| Path::new(point).join(namespace);
-            parents.extend(namespaces.iter().map(of).filter(|path| path.exists()));
+            hierarchies.push(PathBuf::from(mount.split(' ').nth(4).unwrap_or_default()));
         }
     }
-    parents
+    hierarchies
 }
 
 /// Everything below a folder, parents first, links not followed; nothing if it is not there.

@@ -2,7 +2,7 @@
 
 use crate::guests::{World, exit, hello};
 use crate::stage::{Stage, block_on, plan, settings};
-use engine::{ArtifactKey, Cache, CacheError, Variant, load};
+use engine::{ArtifactKey, Cache, CacheError, Host, Variant};
 use plan::{Digest, FileIdentity};
 use std::fs::{self, Permissions, TryLockError};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -37,7 +37,7 @@ fn artifact_is_found_by_another_shim_and_runs() {
     let (stage, key, path, _) = with_artifact();
     let other = stage.reopen();
     let artifact = block_on(other.lookup(&key)).unwrap().unwrap();
-    load(&plan(), &artifact).map(|_| ()).unwrap();
+    Host::new(Variant::Plain).unwrap().load(&plan(), &artifact).map(|_| ()).unwrap();
     let metadata = fs::metadata(path).unwrap();
     assert_eq!(metadata.mode() & 0o777, 0o400);
     assert!(list(&stage, "tmp").is_empty());

@@ -2,7 +2,7 @@
 
 use crate::guests::{World, guest, guest_with, wat};
 use crate::stage::{Stage, file_of, plan_of_file};
-use engine::{CompileJob, Variant, compile, load};
+use engine::{CompileJob, Host, Variant, compile};
 use plan::{Failure, Report};
 
 fn check_load(wasm: &[u8], export: Option<&str>, expected: &str) {
@@ -109,7 +109,7 @@ fn code_that_is_not_the_compiler_s_output_is_stale() {
         let pending = stage.cache.begin(&stage.key(&wasm)).unwrap();
         std::io::Write::write_all(&mut &pending.output, content).unwrap();
         let artifact = crate::stage::block_on(stage.cache.commit(pending)).unwrap();
-        let failure = load(&plan_of_file(None), &artifact).map(|_| ());
+        let failure = Host::new(Variant::Plain).unwrap().load(&plan_of_file(None), &artifact).map(|_| ());
         assert!(matches!(failure, Err(Failure::StaleArtifact(_))), "{} bytes: {failure:?}", content.len());
     }
 }
@@ -118,7 +118,7 @@ fn code_that_is_not_the_compiler_s_output_is_stale() {
 fn code_of_another_variant_is_stale() {
     let stage = Stage::new();
     let artifact = stage.compile_variant(&guest(World::Module, "", ""), Variant::Fuel).unwrap();
-    let failure = load(&plan_of_file(None), &artifact).map(|_| ());
+    let failure = Host::new(Variant::Plain).unwrap().load(&plan_of_file(None), &artifact).map(|_| ());
     assert!(matches!(failure, Err(Failure::StaleArtifact(_))), "{failure:?}");
 }
 

@@ -1,6 +1,6 @@
 //! What the shim and the container process do around the engine, within this process.
 
-use engine::{ArtifactKey, Cache, CompileJob, Interrupter, Stdio, Variant, compile, load};
+use engine::{ArtifactKey, Cache, CompileJob, Host, Interrupter, Stdio, Variant, compile};
 use plan::{
     CacheSettings, CgroupPath, CompileBounds, Digest, ExitStatus, Failure, Hooks, Invocation, Isolation, Limits, Mount,
     MountFlags, MountSource, Origin, Report, RootAccess, RunPlan, Source, User,
@@ -99,7 +99,7 @@ impl Stage {
     /// The line with which loading fails.
     pub(crate) fn load_failure(&self, wasm: &[u8], plan: &RunPlan) -> String {
         let artifact = self.compile(wasm).unwrap();
-        match load(plan, &artifact).map(|_| ()) {
+        match Host::new(Variant::Plain).unwrap().load(plan, &artifact).map(|_| ()) {
             Err(Failure::Message(line)) => line,
             other => panic!("expected a message, got {other:?}"),
         }
@@ -132,7 +132,7 @@ impl Stage {
         let (send_end, ended) = mpsc::channel();
         let plan = plan.clone();
         let thread = thread::spawn(move || {
-            let loaded = load(&plan, &artifact).unwrap();
+            let loaded = Host::new(Variant::Plain).unwrap().load(&plan, &artifact).unwrap();
             send_interrupter.send(loaded.interrupter()).unwrap();
             let stdio = Stdio {
                 stdin: OwnedFd::from(stdin_reader),

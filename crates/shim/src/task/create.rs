@@ -13,7 +13,7 @@ use crate::artifact::{self, ArtifactError};
 use crate::log;
 use crate::spawner::SpawnerError;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
-use engine::Artifact;
+use engine::{Artifact, Host};
 use plan::{ExitStatus, Failure, Report, RunPlan};
 use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, CgroupError};
@@ -222,10 +222,11 @@ async fn confined(
 ) -> Result<(Child, Channel), Confining> {
     let fork = {
         let (plan, cgroup, stdio, rootfs) = (plan.clone(), cgroup.clone(), stdio.clone(), owned.rootfs.clone());
+        let host = tasks.host.clone();
         move || {
             let made =
                 Spawn { plan: &plan, rootfs: &rootfs, cgroup: &cgroup, stdio: &stdio, artifact: artifact.file() };
-            spawn(&made, |inside| run_guest(inside, &artifact))
+            spawn(&made, |inside| run_guest(inside, &host, &artifact))
         }
     };
     let (child, mut channel) = tasks.spawner.spawn(fork).await?;
@@ -277,12 +278,12 @@ async fn died(child: &Child) -> CreateError {
 }
 
 /// The life of the container process.
-fn run_guest(mut inside: Inside<'_>, cached: &Artifact) {
+fn run_guest(mut inside: Inside<'_>, host: &Host, cached: &Artifact) {
     log::mute();
     inside.join_cgroup();
     let limit = inside.memory_limit();
     let plan = inside.plan();
-    let loaded = cached.inherit(inside.take_artifact()).and_then(|artifact| engine::load(plan, &artifact));
+    let loaded = cached.inherit(inside.take_artifact()).and_then(|artifact| host.load(plan, &artifact));
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(failure) => inside.fail(failure),

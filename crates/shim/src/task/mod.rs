@@ -41,6 +41,7 @@ pub(crate) struct Tasks {
     containerd: oci::Containerd,
     address: Address,
     spawner: Spawner,
+    host: Arc<engine::Host>,
     publisher: Publisher,
     /// Told when the shim is to end.
     quit: Arc<Notify>,
@@ -75,10 +76,11 @@ impl Tasks {
         containerd: oci::Containerd,
         address: Address,
         spawner: Spawner,
+        host: Arc<engine::Host>,
         publisher: Publisher,
         quit: Arc<Notify>,
     ) -> Tasks {
-        Tasks { tasks: Mutex::default(), containerd, address, spawner, publisher, quit, vacant: Notify::new() }
+        Tasks { tasks: Mutex::default(), containerd, address, spawner, host, publisher, quit, vacant: Notify::new() }
     }
 
     /// The task of that id, once it is created. No task has processes besides its first one yet.

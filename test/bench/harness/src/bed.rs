@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use testkit::api::Api;
 use testkit::containerd::{Logging, Whose};
-use testkit::{Containerd, Image, Namespace, Runtime, Version, spec};
+use testkit::{Containerd, Image, Namespace, Runtime, Version, leftovers, spec};
 
 /// The longest that any single call may take: the peer compiles inside of it.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -71,6 +71,20 @@ impl Bed {
         let containerd = Containerd::start_for(Version::V2_4, &ours, whose, Logging::Usual)?;
         let node = containerd.namespace("bench");
         Ok(Bed { containerd, node, made: AtomicUsize::new(0), _bin: bin })
+    }
+
+    /// Makes the cgroups that the containers' are below, as a node's kubelet has it: else the first container of each
+    /// contender makes them, and only ours removes them again.
+    pub(crate) fn make_parents(&self) -> Result<()> {
+        for hierarchy in leftovers::hierarchies() {
+            // Not one of these: its groups need values before they take a process, which runtimes give to theirs.
+            if hierarchy.ends_with("cpuset") {
+                continue;
+            }
+            let parent = hierarchy.join(self.node.name());
+            fs::create_dir_all(&parent).with_context(|| format!("make {}", parent.display()))?;
+        }
+        Ok(())
     }
 
     /// Imports an image; `args` is the command line, and `says` what the program says first.

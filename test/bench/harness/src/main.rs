@@ -76,6 +76,7 @@ type Stage<'a> = &'a dyn Fn() -> Result<Vec<Row>>;
 fn measured(shims: &Shims, word: &str) -> Result<Report> {
     let begun = Instant::now();
     let bed = Bed::new(shims, Whose::Others)?;
+    bed.make_parents()?;
     let mut contenders = contender::all(&bed)?;
     if let Ok(who) = std::env::var("WASM_BENCH_WHO") {
         contenders.retain(|contender| contender.name == who);
