@@ -26,6 +26,7 @@ pub struct Image {
     config: ConfigForm,
     layers: Vec<Layer>,
     process: Process,
+    bare: bool,
 }
 
 /// Which config blob the manifest names.
@@ -64,6 +65,7 @@ impl Image {
             config: ConfigForm::Plain,
             layers: Vec::new(),
             process: Process::default(),
+            bare: false,
         }
     }
 
@@ -90,6 +92,12 @@ impl Image {
     /// For one platform only.
     pub fn platform(mut self, os: &str, architecture: &str) -> Self {
         self.platforms = vec![(os.to_owned(), architecture.to_owned())];
+        self
+    }
+
+    /// Without an index around its manifest, as tools write images of one platform.
+    pub fn bare(mut self) -> Self {
+        self.bare = true;
         self
     }
 

@@ -74,8 +74,10 @@ pub(super) fn write(image: &Image, output: impl Write) -> Result<Digests> {
         descriptor["platform"] = json!({ "os": os, "architecture": architecture });
         manifests.push(descriptor);
     }
-    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
-    let mut named = blobs.add_json(INDEX, &index);
+    let mut named = match manifests.as_slice() {
+        [manifest] if image.bare => manifest.clone(),
+        _ => blobs.add_json(INDEX, &json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests })),
+    };
     named["annotations"] = json!({
         "io.containerd.image.name": image.reference,
         "org.opencontainers.image.ref.name": image.reference,

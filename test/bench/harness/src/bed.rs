@@ -132,19 +132,20 @@ impl Program {
 }
 
 impl Container<'_> {
-    pub(crate) fn create(&self) -> Result<i32> {
+    pub(crate) fn create(&self) -> Result<()> {
         let [stdout, stderr] = self.output.names();
-        Ok(self.api.create_task_with(&self.id, String::new(), stdout, stderr)?)
+        self.api.create_task_with(&self.id, String::new(), stdout, stderr)?;
+        Ok(())
     }
 
-    /// Starts it, and waits until it has said something.
-    pub(crate) fn start_until_heard(&self) -> Result<()> {
-        self.api.start(&self.id)?;
+    /// Starts it, and waits until it has said something. Returns its pid, which not every shim knows before.
+    pub(crate) fn start_until_heard(&self) -> Result<i32> {
+        let pid = self.api.start(&self.id)?;
         if !self.says.is_empty() {
             let heard = self.output.wait_for_some(PATIENCE)?;
             ensure!(heard.starts_with(self.says), "{} said {heard:?} instead of {:?}", self.id, self.says);
         }
-        Ok(())
+        Ok(pid)
     }
 
     /// Runs it to its end; every step's time.

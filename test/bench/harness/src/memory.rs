@@ -14,8 +14,12 @@ use testkit::process;
 const CONTAINERS: usize = 50;
 /// Rounds, in which all take turns.
 const ROUNDS: usize = 2;
-/// Between a change and its measurement: the kernel frees and counts in the background.
-const SETTLING: Duration = Duration::from_millis(1500);
+/// Between two looks at the memory of the node.
+const SETTLING: Duration = Duration::from_secs(1);
+/// Two looks that differ by less say that nothing is freed any more.
+const STEADY_KIB: u64 = 256;
+/// A node never rests altogether.
+const MOST_LOOKS: usize = 10;
 
 /// Memory in use, KiB for one container.
 struct Use {
@@ -55,15 +59,15 @@ fn of_one(bed: &Bed, contender: &Contender) -> Result<Use> {
     let mut pids = BTreeSet::new();
     for _ in 0..CONTAINERS {
         let container = bed.container(&api, &contender.idle)?;
-        let pid = container.create()?;
+        container.create()?;
+        let pid = container.start_until_heard()?;
         // Its tasks are the shim itself.
         if contender.name != FLOOR {
             pids.insert(pid);
         }
-        container.start_until_heard()?;
         containers.push(container);
     }
-    let node = before.saturating_sub(available_kib()?);
+    let node = before as f64 - available_kib()? as f64;
     let (mut shim, mut container) = (0, 0);
     for pid in process::mentioning(bed.node.name()) {
         let anonymous = process::anonymous_kib(pid).unwrap_or(0);
@@ -78,14 +82,27 @@ fn of_one(bed: &Bed, contender: &Contender) -> Result<Use> {
         container.end()?;
         container.remove()?;
     }
-    let each = |kib: u64| kib as f64 / CONTAINERS as f64;
-    Ok(Use { node: each(node), shim: each(shim), container: each(container) })
+    let each = |kib: f64| kib / CONTAINERS as f64;
+    Ok(Use { node: each(node), shim: each(shim as f64), container: each(container as f64) })
 }
 
-/// What the node could give to new processes, once what was written is on the disk.
+/// What the node could give to new processes, once what was written is on the disk, and what ended is freed: the kernel
+/// takes namespaces apart in the background.
 pub(crate) fn available_kib() -> Result<u64> {
     nix::unistd::sync();
-    thread::sleep(SETTLING);
+    let mut last = now_kib()?;
+    for _ in 0..MOST_LOOKS {
+        thread::sleep(SETTLING);
+        let now = now_kib()?;
+        if now.abs_diff(last) < STEADY_KIB {
+            return Ok(now);
+        }
+        last = now;
+    }
+    Ok(last)
+}
+
+fn now_kib() -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("no MemAvailable")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)

@@ -25,16 +25,16 @@ const TURNS_OF_PEER: usize = 3;
 pub(crate) fn starts(bed: &Bed) -> Result<Vec<Row>> {
     let wasm = component()?;
     let by_file = Image::with_file("bench.local/python-file:1", &wasm);
-    let by_layer = Image::with_layer("bench.local/python-layer:1", image::WASM_LAYERS[2], &wasm);
+    let by_layer = Image::with_layer("bench.local/python-layer:1", image::WASM_LAYERS[2], &wasm).bare();
     let programs = [
-        ("file", bed.program(&by_file, &["/app.wasm"], "hello\n")?),
-        ("layer", bed.program(&by_layer, &["app.wasm"], "hello\n")?),
+        ("file", bed.program(&by_file, &["/app.wasm"], "hello")?),
+        ("layer", bed.program(&by_layer, &["app.wasm"], "hello")?),
     ];
     let peer = Runtime::named("io.containerd.peer.v1");
     let mut rows = Vec::new();
     for (form, program) in programs {
         // A cache of its own, so that the first start finds nothing.
-        let cache = bed.node.directory("cache")?;
+        let cache = bed.node.directory("python")?.join("cache");
         let ours = bed.ours_with_cache(&cache)?;
         for (who, runtime, turns) in [(OURS, &ours, TURNS), (PEER, &peer, TURNS_OF_PEER)] {
             let cold = to_first_output(bed, runtime, &program)?.0;
@@ -59,8 +59,8 @@ fn to_first_output(bed: &Bed, runtime: &Runtime, program: &Program) -> Result<(D
     let api = bed.api(runtime)?;
     let container = bed.container(&api, &program.staying())?;
     let begun = Instant::now();
-    let pid = container.create()?;
-    container.start_until_heard()?;
+    container.create()?;
+    let pid = container.start_until_heard()?;
     let took = begun.elapsed();
     let anonymous = process::anonymous_kib(pid)?;
     container.end()?;
