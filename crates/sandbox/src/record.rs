@@ -21,6 +21,9 @@ pub struct Record {
     pub pid: Option<u32>,
     /// Path of the container's cgroup below each hierarchy's root.
     pub cgroup: String,
+    /// Directories above the cgroup that were not there. A shim may be killed after it made one, before it marked it.
+    #[serde(default)]
+    pub parents: Vec<PathBuf>,
     /// The mounts that make up the root filesystem.
     pub layers: Vec<Layer>,
     /// The mount points made in it.
@@ -91,10 +94,10 @@ pub enum RecordError {
 
 impl Record {
     /// A record of a container without a process yet.
-    pub fn new(plan: &RunPlan, layers: Vec<Layer>, mount_points: Vec<MountPoint>) -> Record {
+    pub fn new(plan: &RunPlan, parents: Vec<PathBuf>, layers: Vec<Layer>, mount_points: Vec<MountPoint>) -> Record {
         let (cgroup, poststop, told) =
             (plan.isolation.cgroup.path(), plan.hooks.poststop.clone(), plan.hooks.told.clone());
-        Record { version: VERSION, pid: None, cgroup, layers, mount_points, poststop, told }
+        Record { version: VERSION, pid: None, cgroup, parents, layers, mount_points, poststop, told }
     }
 
     /// Writes it to the bundle, atomically.

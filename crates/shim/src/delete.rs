@@ -42,7 +42,9 @@ pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
 }
 
 fn undo(bundle: &Path, record: &Record) -> anyhow::Result<()> {
-    Cgroup::at(&record.cgroup).context("find the container's cgroup")?.remove_blocking()?;
+    let cgroup = Cgroup::at(&record.cgroup).context("find the container's cgroup")?;
+    cgroup.adopt(&record.parents);
+    cgroup.remove_blocking()?;
     let root: PathBuf = bundle.join("rootfs");
     if record.mount_points.is_empty() {
         return Ok(());

@@ -141,6 +141,27 @@ fn a_root_filesystem_that_is_gone_is_no_obstacle() -> Result<()> {
     Ok(())
 }
 
+/// The shim was killed after it made the directories above the cgroup, before it marked them as its own.
+#[test]
+fn parents_of_a_cgroup_that_were_about_to_be_made_go_with_it() -> Result<()> {
+    for (name, recorded) in [("parents", true), ("other", false)] {
+        let mut left = Leavings::new(name)?;
+        let parents: Vec<PathBuf> = left.cgroups().iter().filter_map(|folder| Some(folder.parent()?.into())).collect();
+        let mut record = left.record();
+        if recorded {
+            record["parents"] = json!(parents);
+        }
+        left.write(&record)?;
+        let output = left.delete()?;
+        ensure!(output.status.success(), "{output:?}");
+        ensure!(left.process.wait()?.signal() == Some(9), "the process was not killed");
+        for parent in &parents {
+            ensure!(parent.exists() != recorded, "{} recorded: {recorded}", parent.display());
+        }
+    }
+    Ok(())
+}
+
 fn is_mounted(path: &Path) -> Result<bool> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     let path = path.display().to_string();

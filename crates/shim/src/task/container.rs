@@ -10,14 +10,17 @@ use sandbox::stdio::Kept;
 use sandbox::{Child, Orders, Record, RecordError};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a container owns on the node.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Owned {
     pub(crate) bundle: PathBuf,
     pub(crate) rootfs: PathBuf,
     pub(crate) cgroup: Option<Arc<Cgroup>>,
     pub(crate) record: Option<Record>,
+    /// Whether the root filesystem was given back.
+    pub(crate) unmounted: AtomicBool,
 }
 
 /// A container with its process.
@@ -57,10 +60,15 @@ impl Owned {
     }
 
     fn release_rootfs(&self) -> Result<(), RootfsError> {
+        if self.unmounted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         if let Some(record) = &self.record {
             rootfs::remove_mount_points(&self.rootfs, &record.mount_points);
         }
-        rootfs::unmount(&self.rootfs)
+        rootfs::unmount(&self.rootfs)?;
+        self.unmounted.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, Creat
     let (stdio, logger) = output::open(tasks, request).await?;
     let stdio = Arc::new(stdio);
     let rootfs = request.bundle.join("rootfs");
-    let mut owned = Owned { bundle: request.bundle.clone(), rootfs, cgroup: None, record: None };
+    let mut owned = Owned { bundle: request.bundle.clone(), rootfs, ..Owned::default() };
     let mut termination_file = None;
     let made = match make(tasks, task, &stdio, &mut owned, &mut termination_file).await {
         Ok(made) => made,
@@ -174,7 +174,7 @@ fn claim(owned: &mut Owned, layers: Vec<rootfs::Layer>, plan: &RunPlan) -> Resul
     let cgroup = Arc::new(Cgroup::of(&plan.isolation.cgroup).map_err(CreateError::Hierarchy)?);
     cgroup.ensure_free()?;
     let points = rootfs::missing_mount_points(&owned.rootfs, plan)?;
-    let record = Record::new(plan, layers, points);
+    let record = Record::new(plan, cgroup.missing_parents(), layers, points);
     record.save(&owned.bundle)?;
     let record = owned.record.insert(record);
     rootfs::make_mount_points(&owned.rootfs, &record.mount_points)?;

@@ -111,8 +111,7 @@ impl Tasks {
                 Ok(pid)
             }
             Err(error) => {
-                let line = plan::one_line(&error);
-                tracing::error!(id = task.request.id, error = line, "create failed");
+                tracing::error!(id = task.request.id, error = plan::one_line(&error), "create failed");
                 Err(error.into())
             }
         }
