@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 const TURNS: usize = 40;
 /// Before them, not counted: code is compiled and files are cached.
 const WARM_UP: usize = 3;
+/// After a task, so that the next contender does not pay for it: the kernel takes namespaces apart in the background.
+const REST: Duration = Duration::from_millis(100);
+/// The same after a batch.
+const REST_OF_BATCH: Duration = Duration::from_millis(1500);
 /// Tasks of each contender in one round of throughput.
 const BATCH: usize = 24;
 /// Rounds of throughput.
@@ -31,6 +35,7 @@ pub(crate) fn steps(bed: &Bed, contenders: &[Contender]) -> Result<Vec<Row>> {
             let container = bed.container(&api, &contender.hello)?;
             let steps = container.run()?;
             container.remove()?;
+            thread::sleep(REST);
             if turn >= WARM_UP {
                 times.push(steps);
             }
@@ -61,6 +66,7 @@ pub(crate) fn throughput(bed: &Bed, contenders: &[Contender]) -> Result<Vec<Row>
         for _ in 0..ROUNDS {
             for (contender, rates) in contenders.iter().zip(&mut rates) {
                 rates.push(BATCH as f64 / batch(bed, contender, in_flight)?.as_secs_f64());
+                thread::sleep(REST_OF_BATCH);
             }
         }
         let what = format!("tasks/s, {in_flight} in flight");
