@@ -101,12 +101,12 @@ impl Cgroup {
     }
 
     /// The directories above it that are not there, and that [`Cgroup::create`] is about to make.
-    pub fn missing_parents(&self) -> Vec<PathBuf> {
+    pub fn missing_parents(&self, limits: &Limits) -> Vec<PathBuf> {
         if self.scope.is_some() {
             return Vec::new();
         }
         let above = |dir: &Path| dir.ancestors().skip(1).take_while(|one| !one.exists()).map(Path::to_owned).collect();
-        self.dirs().iter().flat_map(|dir| -> Vec<PathBuf> { above(dir) }).collect()
+        self.dirs_for(limits).iter().flat_map(|dir| -> Vec<PathBuf> { above(dir) }).collect()
     }
 
     /// Marks directories above it as made by us, as [`Cgroup::create`] does, so that they go with it.

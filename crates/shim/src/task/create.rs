@@ -174,7 +174,7 @@ fn claim(owned: &mut Owned, layers: Vec<rootfs::Layer>, plan: &RunPlan) -> Resul
     let cgroup = Arc::new(Cgroup::of(&plan.isolation.cgroup).map_err(CreateError::Hierarchy)?);
     cgroup.ensure_free()?;
     let points = rootfs::missing_mount_points(&owned.rootfs, plan)?;
-    let record = Record::new(plan, cgroup.missing_parents(), layers, points);
+    let record = Record::new(plan, cgroup.missing_parents(&plan.limits), layers, points);
     record.save(&owned.bundle)?;
     let record = owned.record.insert(record);
     rootfs::make_mount_points(&owned.rootfs, &record.mount_points)?;
