@@ -56,7 +56,9 @@ bench-check: bench-build ## Measure again, and name what fell behind test/bench/
 	$(TARGET_DIR)/bench check test/bench/results.json
 
 DENSITY ?= 1000
-bench-density: bench-build ## Start DENSITY (1000) sleeping containers, say what they cost, delete them (root)
+bench-density: build ## Start DENSITY (1000) sleeping containers, say what they cost, delete them (root)
+	@test/deps.sh bench
+	test/containerd.sh
 	$(TARGET_DIR)/bench density $(DENSITY)
 
 lint: deps ## Check format and lints

@@ -77,7 +77,7 @@ impl Cgroup {
                 None => Ok(Some(busy.clone())),
             };
         }
-        self.unmake(&dirs);
+        dirs.iter().for_each(|dir| remove_made_parents(dir, self.hierarchy.root_of(dir)));
         Ok(None)
     }
 

@@ -59,11 +59,11 @@ pub(crate) struct Steps {
 }
 
 impl Bed {
-    /// Starts containerd 2.4, logging as it does on nodes, for these containers.
-    pub(crate) fn new(shims: &Shims, whose: Whose) -> Result<Bed> {
+    /// Starts containerd 2.4, logging as it does on nodes, for containers of our shim and `others`.
+    pub(crate) fn new(shims: &Shims, others: &[&Path], whose: Whose) -> Result<Bed> {
         // One directory of them all: containerd looks for shims on its PATH.
         let bin = tempfile::tempdir()?;
-        for shim in [&shims.ours, &shims.floor, &shims.peer] {
+        for shim in others.iter().copied().chain([shims.ours.as_path()]) {
             let name = shim.file_name().context("the path of a shim")?;
             fs::copy(shim, bin.path().join(name)).with_context(|| format!("copy {}", shim.display()))?;
         }

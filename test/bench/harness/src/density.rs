@@ -16,7 +16,7 @@ struct Stopped {
 
 /// Starts `wanted` containers one after the other, says what they cost, and deletes them.
 pub(crate) fn run(shims: &Shims, wanted: usize) -> Result<()> {
-    let bed = Bed::new(shims, Whose::Ours)?;
+    let bed = Bed::new(shims, &[], Whose::Ours)?;
     let idle = contender::idle_wasm(&bed)?;
     let api = bed.api(&Runtime::wasm(&bed.containerd.operator_file()))?;
     let before = available_kib()?;

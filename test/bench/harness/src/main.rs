@@ -7,7 +7,7 @@
 //! | `bench part WORD` | the same for the parts whose name has the word, and writes nothing |
 //! | `bench density N` | starts N sleeping containers of ours |
 //!
-//! `WASM_BENCH_WHO` names one contender that is measured alone, as for a profile of it.
+//! `WASM_BENCH_WHO` names those that are measured, with commas between: one alone for a profile of it.
 //! `WASM_BENCH_BIN` names the folder with `containerd-shim-{wasm,peer,floor}-v1`.
 
 #![forbid(unsafe_code)]
@@ -75,11 +75,11 @@ type Stage<'a> = &'a dyn Fn() -> Result<Vec<Row>>;
 /// Measures every part whose name has the word, prints it, and leaves nothing.
 fn measured(shims: &Shims, word: &str) -> Result<Report> {
     let begun = Instant::now();
-    let bed = Bed::new(shims, Whose::Others)?;
+    let bed = Bed::new(shims, &[&shims.floor, &shims.peer], Whose::Others)?;
     bed.make_parents()?;
     let mut contenders = contender::all(&bed)?;
     if let Ok(who) = std::env::var("WASM_BENCH_WHO") {
-        contenders.retain(|contender| contender.name == who);
+        contenders.retain(|contender| who.split(',').any(|name| name == contender.name));
     }
     let mut rows = Vec::new();
     let stages: [(&str, Stage<'_>); 5] = [

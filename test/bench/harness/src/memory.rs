@@ -53,7 +53,7 @@ pub(crate) fn idle(bed: &Bed, contenders: &[Contender]) -> Result<Vec<Row>> {
 }
 
 fn of_one(bed: &Bed, contender: &Contender) -> Result<Use> {
-    let before = available_kib()?;
+    let before = available_kib()? as f64;
     let api = bed.api(&contender.runtime)?;
     let mut containers = Vec::new();
     let mut pids = BTreeSet::new();
@@ -67,7 +67,7 @@ fn of_one(bed: &Bed, contender: &Contender) -> Result<Use> {
         }
         containers.push(container);
     }
-    let node = before as f64 - available_kib()? as f64;
+    let meanwhile = available_kib()? as f64;
     let (mut shim, mut container) = (0, 0);
     for pid in process::mentioning(bed.node.name()) {
         let anonymous = process::anonymous_kib(pid).unwrap_or(0);
@@ -82,6 +82,8 @@ fn of_one(bed: &Bed, contender: &Contender) -> Result<Use> {
         container.end()?;
         container.remove()?;
     }
+    // Between what there was before and after: what else the node does in this time drifts, and containerd's heap grows.
+    let node = (before + available_kib()? as f64) / 2.0 - meanwhile;
     let each = |kib: f64| kib / CONTAINERS as f64;
     Ok(Use { node: each(node), shim: each(shim as f64), container: each(container as f64) })
 }
