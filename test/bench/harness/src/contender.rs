@@ -27,7 +27,8 @@ pub(crate) struct Contender {
 pub(crate) fn all(bed: &Bed) -> Result<Vec<Contender>> {
     let hello = wasm(bed, "p1_hello.wat", "hello from wasm\n")?;
     let idle = idle_wasm(bed)?;
-    let image = Image::new("bench.local/native:1").rootfs(Rootfs::new().file("app", &native()?));
+    let image = Image::new("bench.local/native:1")
+        .rootfs(Rootfs::new().file("app", &native(include_str!("../guests/native.c"))?));
     let native_hello = bed.program(&image, &["/app"], "hello from wasm\n")?;
     let native_idle = native_hello.saying(&["/app", "sleep"], "sleeping\n");
     let native = |name, binary| Contender {
@@ -59,13 +60,13 @@ fn wasm(bed: &Bed, guest: &str, says: &'static str) -> Result<Program> {
     bed.program(&image, &["/app.wasm"], says)
 }
 
-/// The C program of the node, static.
-fn native() -> Result<Vec<u8>> {
+/// A C program of the node, static.
+pub(crate) fn native(text: &str) -> Result<Vec<u8>> {
     let dir = tempfile::tempdir()?;
     let (source, program) = (dir.path().join("native.c"), dir.path().join("native"));
-    fs::write(&source, include_str!("../guests/native.c"))?;
+    fs::write(&source, text)?;
     let mut compiler = Command::new("cc");
     compiler.args(["-O2", "-static", "-s", "-o"]).arg(&program).arg(&source);
-    ensure!(compiler.status().context("run cc")?.success(), "cc did not compile native.c");
+    ensure!(compiler.status().context("run cc")?.success(), "cc did not compile a program of the benchmarks");
     Ok(fs::read(program)?)
 }

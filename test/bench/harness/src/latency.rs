@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Hellos of each contender, one after the other.
-const TURNS: usize = 40;
+pub(crate) const TURNS: usize = 40;
 /// Before them, not counted: code is compiled and files are cached.
 const WARM_UP: usize = 3;
 /// After a task, so that the next contender does not pay for it: the kernel takes namespaces apart in the background.

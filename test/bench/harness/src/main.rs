@@ -18,6 +18,7 @@ mod check;
 mod contender;
 mod density;
 mod hybrid;
+mod kernel;
 mod latency;
 mod memory;
 mod output;
@@ -82,8 +83,9 @@ fn measured(shims: &Shims, word: &str) -> Result<Report> {
         contenders.retain(|contender| who.split(',').any(|name| name == contender.name));
     }
     let mut rows = Vec::new();
-    let stages: [(&str, Stage<'_>); 5] = [
+    let stages: [(&str, Stage<'_>); 6] = [
         ("steps of a hello", &|| latency::steps(&bed, &contenders)),
+        ("the kernel's part of a hello", &|| kernel::parts(&bed)),
         ("tasks in flight", &|| latency::throughput(&bed, &contenders)),
         ("idle containers", &|| memory::idle(&bed, &contenders)),
         ("an uncached image", &|| uncached::starts(&bed)),
