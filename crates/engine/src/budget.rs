@@ -1,5 +1,7 @@
-//! The guest's memory limit: all linear memories and tables of a store together. It may change while the guest runs.
-//! Invariant: what is counted never falls, so no sequence of failed growths gains a guest anything.
+//! The guest's memory limit: all linear memories and tables of all its instances together. It may change while the guest
+//! runs.
+//! Invariant: what is counted for an instance never falls while it lives, so no sequence of failed growths gains a guest
+//! anything.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,14 +12,34 @@ use wasmtime_wasi::async_trait;
 /// What Wasmtime takes for an element of a table, bytes: a pointer.
 const TABLE_ELEMENT: u64 = 8;
 
-/// What the guest may use at this moment, bytes; `None` if nothing bounds it.
-pub(crate) type Limit = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+/// The memory that the instances of a guest share.
+#[derive(Clone)]
+pub(crate) struct Memory(Arc<Shares>);
 
-/// Grants growth until the limit.
+struct Shares {
+    /// What may be used at this moment, bytes; `None` if nothing bounds it.
+    limit: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+    used_bytes: AtomicU64,
+}
+
+impl Memory {
+    /// Memory whose limit is asked for at each growth.
+    pub(crate) fn new(limit: impl Fn() -> Option<u64> + Send + Sync + 'static) -> Memory {
+        Memory(Arc::new(Shares { limit: Box::new(limit), used_bytes: AtomicU64::new(0) }))
+    }
+}
+
+/// Grants growth to one instance until the limit.
 pub(crate) struct Budget {
-    limit: Limit,
+    memory: Memory,
     used_bytes: u64,
     refusal: Refusal,
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        self.memory.0.used_bytes.fetch_sub(self.used_bytes, Ordering::Relaxed);
+    }
 }
 
 /// Whether a growth was refused, as seen from outside of the store.
@@ -53,9 +75,9 @@ impl Refusal {
 }
 
 impl Budget {
-    /// A budget that asks for its limit at each growth.
-    pub(crate) fn new(limit: Limit, refusal: Refusal) -> Self {
-        Budget { limit, used_bytes: 0, refusal }
+    /// A budget that has taken nothing of `memory` yet.
+    pub(crate) fn new(memory: Memory, refusal: Refusal) -> Self {
+        Budget { memory, used_bytes: 0, refusal }
     }
 
     async fn grow(&mut self, current: u64, desired: u64, maximum: Option<u64>) -> bool {
@@ -63,12 +85,14 @@ impl Budget {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return true;
         }
-        let used = self.used_bytes.saturating_add(desired.saturating_sub(current));
-        let limit = (self.limit)().filter(|limit| used > *limit);
-        let Some(limit) = limit else {
-            self.used_bytes = used;
+        let more = desired.saturating_sub(current);
+        let shares = &self.memory.0;
+        let used = shares.used_bytes.fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        let Some(limit) = (shares.limit)().filter(|limit| used > *limit) else {
+            self.used_bytes = self.used_bytes.saturating_add(more);
             return true;
         };
+        shares.used_bytes.fetch_sub(more, Ordering::Relaxed);
         if self.refusal.record(limit) {
             // So that the refusal is told now and not when the guest ends.
             tokio::task::yield_now().await;
@@ -107,7 +131,7 @@ mod tests {
 
     fn budget(limit_bytes: u64) -> (Budget, Refusal) {
         let refusal = Refusal::default();
-        (Budget::new(Box::new(move || Some(limit_bytes)), refusal.clone()), refusal)
+        (Budget::new(Memory::new(move || Some(limit_bytes)), refusal.clone()), refusal)
     }
 
     fn memory(budget: &mut Budget, current: usize, desired: usize, maximum: Option<usize>) -> bool {
@@ -143,12 +167,23 @@ mod tests {
     fn a_limit_that_changes_is_followed() {
         let limit = Arc::new(AtomicU64::new(100));
         let now = limit.clone();
-        let mut budget = Budget::new(Box::new(move || Some(now.load(Ordering::Relaxed))), Refusal::default());
+        let mut budget = Budget::new(Memory::new(move || Some(now.load(Ordering::Relaxed))), Refusal::default());
         assert!(!memory(&mut budget, 0, 101, None));
         limit.store(200, Ordering::Relaxed);
         assert!(memory(&mut budget, 0, 101, None));
         limit.store(150, Ordering::Relaxed);
         assert!(!memory(&mut budget, 101, 160, None));
+    }
+
+    #[test]
+    fn instances_share_and_give_back() {
+        let shared = Memory::new(|| Some(100));
+        let mut first = Budget::new(shared.clone(), Refusal::default());
+        let mut second = Budget::new(shared, Refusal::default());
+        assert!(memory(&mut first, 0, 60, None));
+        assert!(!memory(&mut second, 0, 60, None));
+        drop(first);
+        assert!(memory(&mut second, 0, 60, None));
     }
 
     #[test]

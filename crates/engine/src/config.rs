@@ -3,13 +3,21 @@
 
 use plan::RunPlan;
 use std::num::NonZeroUsize;
-use wasmtime::{Config, WasmBacktraceDetails};
+use wasmtime::{Config, Enabled, PoolingAllocationConfig, WasmBacktraceDetails};
 
 /// Address space set aside for a linear memory, bytes. With a guard behind it, 32-bit guests need no bounds checks. It
 /// is address space only: a page costs memory when the guest touches it. Checked when code is loaded, hence fixed.
 const MEMORY_RESERVATION: u64 = 4 << 30;
 /// Unmapped space behind a linear memory, bytes; checked when code is loaded.
 const MEMORY_GUARD: u64 = 32 << 20;
+/// Core instances of one component: its modules, adapters and the glue between them.
+const CORE_INSTANCES: u32 = 64;
+/// Room for tables that grow, elements.
+const MIN_TABLE_ELEMENTS: usize = 20_000;
+/// What is cleared by hand instead of given back to the kernel when an instance ends, bytes.
+const KEPT_BYTES: usize = 64 << 10;
+/// Slots that keep their pages while nobody uses them.
+const WARM: u32 = 8;
 /// Frames that a trap's backtrace shows.
 const BACKTRACE_FRAMES: usize = 64;
 
@@ -49,8 +57,8 @@ impl Variant {
 
 /// The configuration of an engine.
 ///
-/// One instance lives in each process, so memories are allocated on demand: a pool would only reserve more. Wasm
-/// features are Wasmtime's stable defaults; shared memory and asynchronous components (WASI 0.3) are off.
+/// Memories are allocated on demand, which is best where one instance lives in a process: see [`pooled`]. Wasm features are
+/// Wasmtime's stable defaults; shared memory and asynchronous components (WASI 0.3) are off.
 pub fn config(role: Role, variant: Variant) -> Config {
     let mut config = Config::new();
     config
@@ -68,5 +76,44 @@ pub fn config(role: Role, variant: Variant) -> Config {
         // Wasmtime walks wasm frames without it, and registering it costs at each load.
         .native_unwind_info(false)
         .enable_compiler(role == Role::Compile);
+    config
+}
+
+/// What a pool has room for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slots {
+    /// Instances of the guest at a time.
+    pub(crate) instances: u32,
+    /// Memories of one instance.
+    pub(crate) memories: u32,
+    /// Tables of one instance.
+    pub(crate) tables: u32,
+    /// Elements that the largest table begins with.
+    pub(crate) table_elements: u64,
+}
+
+/// The configuration of an engine whose instances come and go with requests. Slots are address space, and their number
+/// is no part of what code is checked for when it is loaded.
+pub(crate) fn pooled(variant: Variant, slots: Slots) -> Config {
+    let each = |count: u32| slots.instances.saturating_mul(count.max(1));
+    let elements = usize::try_from(slots.table_elements).unwrap_or(usize::MAX).saturating_mul(2);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots.instances)
+        .total_core_instances(each(CORE_INSTANCES))
+        .max_core_instances_per_component(CORE_INSTANCES)
+        .total_memories(each(slots.memories))
+        .max_memories_per_component(slots.memories.max(1))
+        .total_tables(each(slots.tables))
+        .max_tables_per_component(slots.tables.max(1))
+        .table_elements(elements.max(MIN_TABLE_ELEMENTS))
+        .total_stacks(slots.instances)
+        .total_gc_heaps(1)
+        // A guest that comes back finds the pages that guests of its image touch, and no others.
+        .linear_memory_keep_resident(KEPT_BYTES)
+        .table_keep_resident(KEPT_BYTES)
+        .pagemap_scan(Enabled::Auto)
+        .max_unused_warm_slots(WARM);
+    let mut config = config(Role::Run, variant);
+    config.allocation_strategy(pool);
     config
 }

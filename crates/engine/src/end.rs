@@ -2,6 +2,7 @@
 
 use crate::signals::Ended;
 use plan::ExitStatus;
+use std::time::Duration;
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -9,6 +10,11 @@ use wasmtime_wasi::I32Exit;
 const REASON: usize = 4 << 10;
 /// What wasmtime puts before a trap's name, and `ExitStatus` too.
 const TRAP_PREFIX: &str = "wasm trap: ";
+
+/// The guest ran longer than it may.
+#[derive(Debug, thiserror::Error)]
+#[error("ended after {0:?}")]
+pub(crate) struct TimedOut(pub(crate) Duration);
 
 /// What the guest's last call gave.
 pub(crate) enum Outcome {
@@ -27,6 +33,19 @@ pub(crate) fn status(outcome: &Outcome, refused_limit: Option<u64>) -> ExitStatu
         Outcome::ReturnedError => ExitStatus::Code(1),
         Outcome::Broke(error) => broke(error),
     };
+    with_refusal(own, refused_limit)
+}
+
+/// What a request's log says of a guest that broke, in the words of a container that ends.
+pub(crate) fn broken(error: &wasmtime::Error, refused_limit: Option<u64>) -> String {
+    let status = with_refusal(broke(error), refused_limit);
+    status.termination().message.unwrap_or_else(|| match status {
+        ExitStatus::Code(code) => format!("the guest exited with code {code}"),
+        other => format!("{other:?}"),
+    })
+}
+
+fn with_refusal(own: ExitStatus, refused_limit: Option<u64>) -> ExitStatus {
     let Some(limit_bytes) = refused_limit else {
         return own;
     };
@@ -42,6 +61,9 @@ pub(crate) fn status(outcome: &Outcome, refused_limit: Option<u64>) -> ExitStatu
 fn broke(error: &wasmtime::Error) -> ExitStatus {
     if let Some(Ended(signal)) = error.downcast_ref() {
         return ExitStatus::Signal(*signal);
+    }
+    if let Some(TimedOut(limit)) = error.downcast_ref() {
+        return ExitStatus::TimedOut { limit: *limit };
     }
     if let Some(I32Exit(code)) = error.downcast_ref() {
         // As the kernel does with exit(2).

@@ -1,25 +1,66 @@
 //! Turns a plan into what a guest may touch.
-//! Invariant: nothing outside of this file hands a right of the process to a guest. No network is granted: every
-//! address is refused and no name is resolved.
+//! Invariant: nothing outside of this file hands a right of the process to a guest. No socket is granted: every address
+//! is refused and no name is resolved.
 
 use crate::budget::Budget;
 use crate::compile::one_line;
+use crate::outgoing::Outgoing;
+use crate::stdio::Output;
 use plan::{Failure, Invocation, Mount, RootAccess, RunPlan};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// The data of a store.
 pub(crate) struct State {
     wasi: WasiP1Ctx,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
     pub(crate) budget: Budget,
+}
+
+/// The rights of a container, from which those of each of its instances are made.
+pub(crate) struct Grant {
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    cwd: String,
+    /// The preopens, opened once.
+    filesystem: WasiFilesystemCtx,
+    outputs: [Output; 2],
+}
+
+impl Grant {
+    /// What the plan grants: see [`context`].
+    pub(crate) fn new(plan: &RunPlan, outputs: [Output; 2]) -> Result<Grant, Failure> {
+        let filesystem = context(plan, WorkingDirectory::Told)?.build().filesystem().clone();
+        let Invocation { args, env: _, cwd } = plan.invocation.clone();
+        let env = environment(&plan.invocation, WorkingDirectory::Told);
+        Ok(Grant { args, env, cwd, filesystem, outputs })
+    }
+
+    /// The rights of one instance.
+    pub(crate) fn state(&self, budget: Budget) -> State {
+        let mut builder = WasiCtxBuilder::new();
+        builder.args(&self.args).envs(&self.env).initial_cwd(&self.cwd);
+        builder.stdout(self.outputs[0].clone()).stderr(self.outputs[1].clone());
+        let mut state = State::new(builder.build_p1(), budget);
+        state.ctx().ctx.filesystem().clone_from(&self.filesystem);
+        state
+    }
+
+    /// Writes to the container's stderr.
+    pub(crate) fn log(&self, text: &str) {
+        self.outputs[1].tell(text);
+    }
 }
 
 impl State {
     pub(crate) fn new(wasi: WasiP1Ctx, budget: Budget) -> Self {
-        State { wasi, budget }
+        State { wasi, http: WasiHttpCtx::new(), outgoing: Outgoing, budget }
     }
 
     pub(crate) fn wasi_mut(&mut self) -> &mut WasiP1Ctx {
@@ -30,6 +71,12 @@ impl State {
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         self.wasi.ctx()
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.outgoing, table: self.wasi.ctx().table, ctx: &mut self.http }
     }
 }
 

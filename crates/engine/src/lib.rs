@@ -21,13 +21,16 @@ mod end;
 mod errno;
 mod grant;
 mod hash;
+mod http;
 mod key;
 mod link;
+mod outgoing;
 mod p1;
 mod p2;
 mod run;
 mod signals;
 mod stdio;
+mod ticker;
 
 pub use artifact::Artifact;
 pub use cache::{Cache, CacheError, Pending};

@@ -3,26 +3,33 @@
 
 use crate::artifact::{Artifact, Code, map};
 use crate::compile::one_line;
-use crate::config::{Role, Variant, config};
+use crate::config::{Role, Slots, Variant, config, pooled};
 use crate::grant::State;
 use crate::{p1, p2};
 use plan::{Failure, RunPlan};
-use wasmtime::component::Component;
+use wasmtime::component::{self, Component};
 use wasmtime::{Engine, ExternType, InstancePre, Linker, Module, UnknownImportError};
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 /// The function of a command.
 const START: &str = "_start";
 /// The function of a reactor that precedes all others.
 const INITIALIZE: &str = "_initialize";
-/// The packages of the world `wasi:cli/command`.
-const PROVIDED: [&str; 6] = ["wasi:cli", "wasi:clocks", "wasi:filesystem", "wasi:io", "wasi:random", "wasi:sockets"];
+/// The packages of what a component may import.
+const PROVIDED: [&str; 7] =
+    ["wasi:cli", "wasi:clocks", "wasi:filesystem", "wasi:http", "wasi:io", "wasi:random", "wasi:sockets"];
+/// What a component exports that is a command.
+const RUN: &str = "wasi:cli/run@0.2.";
+/// What a component exports that answers requests.
+const HANDLER: &str = "wasi:http/incoming-handler@0.2.";
 
 /// An engine, and the world of core modules for it. Made once, before any fork: container processes inherit it, which
 /// saves each of them half a millisecond, and memory since they share it.
 pub struct Host {
     engine: Engine,
     modules: Linker<State>,
+    variant: Variant,
 }
 
 /// A guest that is mapped and linked, without rights yet.
@@ -41,6 +48,15 @@ pub(crate) enum Program {
     },
     /// A component that exports `wasi:cli/run` 0.2.
     Command(CommandPre<State>),
+    /// A component that exports `wasi:http/incoming-handler` 0.2.
+    Service(ProxyPre<State>),
+}
+
+/// The worlds of components.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum World {
+    Command,
+    Service,
 }
 
 /// Makes a running guest look whether it should end. Can be used in a signal handler.
@@ -67,7 +83,7 @@ impl Host {
         let made = || -> wasmtime::Result<Host> {
             let engine = Engine::new(&config(Role::Run, variant))?;
             let modules = p1::linker(&engine)?;
-            Ok(Host { engine, modules })
+            Ok(Host { engine, modules, variant })
         };
         made().map_err(|error| Failure::Message(one_line("start wasmtime", error.as_ref())))
     }
@@ -76,12 +92,75 @@ impl Host {
     /// the process is confined.
     pub fn load(&self, plan: &RunPlan, artifact: &Artifact) -> Result<Loaded, Failure> {
         let engine = self.engine.clone();
-        let program = match map(&engine, artifact)? {
-            Code::Module(module) => link_module(plan, &self.modules, &module)?,
-            Code::Component(component) => link_component(plan, &engine, &component)?,
+        let component = match map(&engine, artifact)? {
+            Code::Module(module) => {
+                return Ok(Loaded { engine, program: link_module(plan, &self.modules, &module)? });
+            }
+            Code::Component(component) => component,
         };
-        Ok(Loaded { engine, program })
+        match world(plan, &engine, &component)? {
+            World::Command => {
+                let pre = link_component(plan, &engine, &component)?;
+                let program = CommandPre::new(pre).map(Program::Command).map_err(|error| unusable(plan, &error))?;
+                Ok(Loaded { engine, program })
+            }
+            World::Service => {
+                let (engine, component) = self.for_many(plan, component, artifact)?;
+                let pre = link_component(plan, &engine, &component)?;
+                let program = ProxyPre::new(pre).map(Program::Service).map_err(|error| unusable(plan, &error))?;
+                Ok(Loaded { engine, program })
+            }
+        }
     }
+
+    /// The component in an engine with a pool for its instances. Where there is not enough address space for one, such as
+    /// under a limit of it, they are made on demand.
+    fn for_many(
+        &self,
+        plan: &RunPlan,
+        component: Component,
+        artifact: &Artifact,
+    ) -> Result<(Engine, Component), Failure> {
+        // One that makes its memories by other means than usual does not say how many there are.
+        let Some(needs) = component.resources_required() else { return Ok((self.engine.clone(), component)) };
+        let slots = Slots {
+            instances: plan.http.max_concurrency.get(),
+            memories: needs.num_memories,
+            tables: needs.num_tables,
+            table_elements: needs.max_initial_table_size.unwrap_or_default(),
+        };
+        let Ok(engine) = Engine::new(&pooled(self.variant, slots)) else { return Ok((self.engine.clone(), component)) };
+        match map(&engine, artifact)? {
+            Code::Component(component) => Ok((engine, component)),
+            Code::Module(_) => unreachable!("an artifact does not change"),
+        }
+    }
+}
+
+/// What the component's exports say that it is.
+fn world(plan: &RunPlan, engine: &Engine, component: &Component) -> Result<World, Failure> {
+    if let Some(export) = &plan.source.export {
+        return Err(message(plan, &format!("is a component, and calling its export {export:?} is not built yet")));
+    }
+    let ty = component.component_type();
+    let exports = |name: &str| ty.exports(engine).any(|(export, _)| export.starts_with(name));
+    match (exports(RUN), exports(HANDLER)) {
+        (true, false) => Ok(World::Command),
+        (false, true) => Ok(World::Service),
+        (true, true) => Err(message(
+            plan,
+            "exports both wasi:cli/run and wasi:http/incoming-handler: build it for one of the worlds",
+        )),
+        (false, false) => Err(message(
+            plan,
+            "exports no wasi:cli/run 0.2 and no wasi:http/incoming-handler 0.2: build it for the world \
+             wasi:cli/command or wasi:http/proxy; other worlds are not built yet",
+        )),
+    }
+}
+
+fn unusable(plan: &RunPlan, error: &wasmtime::Error) -> Failure {
+    message(plan, &one_line("cannot be used", error.as_ref()))
 }
 
 fn link_module(plan: &RunPlan, linker: &Linker<State>, module: &Module) -> Result<Program, Failure> {
@@ -155,23 +234,18 @@ fn is_plain_function(export: &ExternType) -> bool {
     export.func().is_some_and(|function| function.params().len() == 0 && function.results().len() == 0)
 }
 
-fn link_component(plan: &RunPlan, engine: &Engine, component: &Component) -> Result<Program, Failure> {
-    if let Some(export) = &plan.source.export {
-        return Err(message(plan, &format!("is a component, and calling its export {export:?} is not built yet")));
-    }
-    let pre = p2::linker(engine).and_then(|linker| linker.instantiate_pre(component)).map_err(|error| {
+fn link_component(
+    plan: &RunPlan,
+    engine: &Engine,
+    component: &Component,
+) -> Result<component::InstancePre<State>, Failure> {
+    p2::linker(engine).and_then(|linker| linker.instantiate_pre(component)).map_err(|error| {
         message(
             plan,
             &format!(
-                "{}, which this runtime does not provide (provided: wasi:cli/command 0.2)",
+                "{}, which this runtime does not provide (provided: wasi:cli/command 0.2, wasi:http/proxy 0.2)",
                 missing_import(&error)
             ),
-        )
-    })?;
-    CommandPre::new(pre).map(Program::Command).map_err(|_| {
-        message(
-            plan,
-            "exports no wasi:cli/run 0.2: build it for the world wasi:cli/command; other worlds are not built yet",
         )
     })
 }

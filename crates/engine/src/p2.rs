@@ -9,6 +9,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
     Descriptor, DescriptorFlags, ErrorCode, HostDescriptor, NewTimestamp, OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p2::{FsResult, add_to_linker_async};
+use wasmtime_wasi_http::p2::add_only_http_to_linker_async;
 
 /// The interface whose functions are replaced, in the version of wasmtime-wasi. A test fails if that changes.
 const FILESYSTEM: &str = "wasi:filesystem/types@0.2.12";
@@ -36,6 +37,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     linker.allow_shadowing(true);
     add_to_linker_async(&mut linker)?;
+    add_only_http_to_linker_async(&mut linker)?;
     let mut instance = linker.instance(FILESYSTEM)?;
     with_exact_error! { instance,
         "create-directory-at" create_directory_at(path: String);

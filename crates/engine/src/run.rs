@@ -1,34 +1,51 @@
 //! Runs a guest on this thread until it ends or is ended.
 
-use crate::budget::{Budget, Refusal};
+use crate::budget::{Budget, Memory, Refusal};
 use crate::compile::one_line;
-use crate::end::{Outcome, status};
+use crate::end::{Outcome, TimedOut, status};
 use crate::errno;
-use crate::grant::{self, State, WorkingDirectory};
+use crate::grant::{self, Grant, State, WorkingDirectory};
+use crate::http::{self, Instances, Made, Socket};
 use crate::link::{Loaded, Program};
 use crate::signals::{Ended, Signals};
 use crate::stdio::{BrokenPipe, Output, Stdio, input};
-use plan::{ExitStatus, Failure, Report, RunPlan};
+use plan::{Bound, Cpu, ExitStatus, Failure, Http, Report, RunPlan};
 use std::io;
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
+use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::{Engine, InstancePre, Store, UpdateDeadline};
+use wasmtime_wasi::p2::bindings::CommandPre;
 
 /// A guest with its rights, which has not run yet.
 pub struct Guest {
-    store: Store<State>,
-    program: Program,
+    work: Work,
     signals: Signals,
     outputs: [Output; 2],
-    refusal: Refusal,
+    timeout: Option<Duration>,
     // Last, because the others are registered with it.
     runtime: Runtime,
 }
 
+/// What a guest is for.
+enum Work {
+    /// It runs once.
+    Once { store: Store<State>, program: Once, refusal: Refusal },
+    /// It answers requests.
+    Service { socket: Socket, instances: Instances, settings: Http },
+}
+
+/// A program that runs once.
+enum Once {
+    Module { pre: InstancePre<State>, calls: Vec<String> },
+    Command(CommandPre<State>),
+}
+
 impl Loaded {
     /// Gives the guest what the plan grants. To be called when the process is what the guest is to see: with its root
-    /// directory, user and groups. Failures are of the kind that the user can mend, and known before start.
+    /// directory, network, user and groups. Failures are of the kind that the user can mend, and known before start.
     ///
     /// `signals` is the reading end of a pipe. Each byte is the number of a signal that asks the guest to end; whoever
     /// writes one calls [`crate::Interrupter::interrupt`] afterwards. `cgroup_bytes` tells the cgroup's limit of memory,
@@ -40,70 +57,157 @@ impl Loaded {
         signals: OwnedFd,
         cgroup_bytes: impl Fn() -> Option<u64> + Send + Sync + 'static,
     ) -> Result<Guest, Failure> {
-        let runtime = runtime().map_err(|error| failure("start the event loop", &error))?;
+        let Loaded { engine, program } = self;
+        let workers = match &program {
+            Program::Service(_) => workers(&plan.limits.cpu),
+            Program::Module { .. } | Program::Command(_) => 1,
+        };
+        let runtime = runtime(workers).map_err(|error| failure("start the event loop", &error))?;
         let inside = runtime.enter();
         let signals = Signals::new(signals).map_err(|error| failure("use the pipe of signals", &error))?;
-        let (cwd, broken_pipe) = match self.program {
-            Program::Module { .. } => (WorkingDirectory::InEnvironment, BrokenPipe::Error),
-            Program::Command(_) => (WorkingDirectory::Told, BrokenPipe::Closed),
+        let broken_pipe = match &program {
+            Program::Module { .. } => BrokenPipe::Error,
+            Program::Command(_) | Program::Service(_) => BrokenPipe::Closed,
         };
-        let mut builder = grant::context(plan, cwd)?;
         let stream = |error| failure("use the standard streams", &error);
         let outputs = [
             Output::new(stdio.stdout, broken_pipe).map_err(stream)?,
             Output::new(stdio.stderr, broken_pipe).map_err(stream)?,
         ];
-        builder.stdin(input(stdio.stdin).map_err(stream)?).stdout(outputs[0].clone()).stderr(outputs[1].clone());
         let limits = plan.limits.clone();
-        let refusal = Refusal::default();
-        let budget = Budget::new(Box::new(move || limits.guest_bytes(cgroup_bytes())), refusal.clone());
-        let store = Store::new(&self.engine, State::new(builder.build_p1(), budget));
+        let memory = Memory::new(move || limits.guest_bytes(cgroup_bytes()));
+        let once = |program, cwd| -> Result<Work, Failure> {
+            let mut builder = grant::context(plan, cwd)?;
+            builder.stdin(input(stdio.stdin).map_err(stream)?).stdout(outputs[0].clone()).stderr(outputs[1].clone());
+            let refusal = Refusal::default();
+            let budget = Budget::new(memory.clone(), refusal.clone());
+            let store = Store::new(&engine, State::new(builder.build_p1(), budget));
+            Ok(Work::Once { store, program, refusal })
+        };
+        let work = match program {
+            Program::Module { pre, calls } => once(Once::Module { pre, calls }, WorkingDirectory::InEnvironment)?,
+            Program::Command(pre) => once(Once::Command(pre), WorkingDirectory::Told)?,
+            Program::Service(pre) => {
+                let grant = Grant::new(plan, outputs.clone())?;
+                let made = Made { engine: engine.clone(), pre, grant, memory: memory.clone() };
+                let instances = Instances::new(made, &plan.http, plan)?;
+                Work::Service { socket: Socket::bind(&plan.http)?, instances, settings: plan.http.clone() }
+            }
+        };
         drop(inside);
-        Ok(Guest { store, program: self.program, signals, outputs, refusal, runtime })
+        Ok(Guest { work, signals, outputs, timeout: plan.limits.timeout, runtime })
     }
 }
 
 impl Guest {
     /// Runs the guest and returns how it ended, with all its output written. Reports a refused growth, once.
     pub fn run(self, report: &mut dyn FnMut(Report)) -> ExitStatus {
-        let Guest { mut store, program, signals, outputs, refusal, runtime } = self;
+        let Guest { work, signals, outputs, timeout, runtime } = self;
         let _listening = errno::listen();
-        store.limiter_async(|state| &mut state.budget);
-        arm_epochs(&mut store, signals.clone());
-        // One that came before the epochs were armed; each later one interrupts the guest.
-        if let Some(signal) = signals.received() {
-            return ExitStatus::Signal(signal);
-        }
-        let mut tell = Refusals { refusal: &refusal, report, told: false };
-        let status = runtime.block_on(async {
-            let outcome = {
-                let mut guest = pin!(call(&mut store, &program));
-                loop {
-                    tokio::select! {
-                        biased;
-                        signal = signals.next() => break Outcome::Broke(Ended(signal).into()),
-                        () = refusal.first() => tell.once(),
-                        outcome = &mut guest => break outcome,
+        let status = match work {
+            Work::Once { store, program, refusal } => {
+                let mut tell = Refusals { refusal: &refusal, report, told: false };
+                runtime.block_on(run_once(store, program, &signals, timeout, &mut tell))
+            }
+            Work::Service { socket, instances, settings } => runtime.block_on(async {
+                let served = async {
+                    match socket.listen() {
+                        Ok(listener) => http::serve(listener, instances, &settings, &signals).await,
+                        Err(error) => {
+                            outputs[1].tell(&format!("cannot listen: {error}\n"));
+                            ExitStatus::Code(1)
+                        }
                     }
+                };
+                tokio::select! {
+                    status = served => status,
+                    status = time_is_up(timeout) => status,
                 }
-            };
-            tell.once();
-            let status = status(&outcome, refusal.limit_bytes());
-            if let ExitStatus::Signal(_) = status {
-                // It ends now, also if nobody reads what it wrote.
-                return status;
+            }),
+        };
+        if !matches!(status, ExitStatus::Signal(_)) {
+            // What the guest wrote without waiting. One that a signal ended ends now, also if nobody reads that.
+            let signal = runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = drained(&outputs) => None,
+                    signal = signals.next() => Some(signal),
+                }
+            });
+            if let Some(signal) = signal {
+                runtime.shutdown_background();
+                return ExitStatus::Signal(signal);
             }
-            // What the guest wrote without waiting.
-            tokio::select! {
-                biased;
-                () = drained(&outputs) => status,
-                signal = signals.next() => ExitStatus::Signal(signal),
-            }
-        });
-        drop(store);
+        }
         // A component that waits for a file by polling leaves a read of it on a thread of the pool.
         runtime.shutdown_background();
         status
+    }
+}
+
+async fn run_once(
+    mut store: Store<State>,
+    program: Once,
+    signals: &Signals,
+    timeout: Option<Duration>,
+    tell: &mut Refusals<'_>,
+) -> ExitStatus {
+    store.limiter_async(|state| &mut state.budget);
+    let limit = match timeout.map(|limit| Limit::from_now(limit, store.engine())).transpose() {
+        Ok(limit) => limit,
+        Err(error) => return ExitStatus::Trap { reason: format!("no thread for limits.timeout: {error}") },
+    };
+    arm_epochs(&mut store, signals.clone(), limit);
+    // One that came before the epochs were armed; each later one interrupts the guest.
+    if let Some(signal) = signals.received() {
+        return ExitStatus::Signal(signal);
+    }
+    let outcome = {
+        let mut guest = pin!(call(&mut store, &program));
+        let mut over = pin!(time_is_up(timeout));
+        loop {
+            tokio::select! {
+                biased;
+                signal = signals.next() => break Outcome::Broke(Ended(signal).into()),
+                () = tell.refusal.first() => tell.once(),
+                status = &mut over => return status,
+                outcome = &mut guest => break outcome,
+            }
+        }
+    };
+    tell.once();
+    status(&outcome, tell.refusal.limit_bytes())
+}
+
+/// The end of a guest's time.
+#[derive(Clone, Copy)]
+struct Limit {
+    limit: Duration,
+    deadline: Instant,
+}
+
+impl Limit {
+    /// Counts from now on, and interrupts the guest then.
+    fn from_now(limit: Duration, engine: &Engine) -> io::Result<Limit> {
+        const STACK: usize = 64 << 10;
+        let deadline = Instant::now() + limit;
+        let engine = engine.clone();
+        std::thread::Builder::new().name("limits.timeout".to_owned()).stack_size(STACK).spawn(move || {
+            std::thread::sleep(limit);
+            engine.increment_epoch();
+        })?;
+        Ok(Limit { limit, deadline })
+    }
+}
+
+/// Completes at the end of a guest's time. Counted from when it is made.
+async fn time_is_up(timeout: Option<Duration>) -> ExitStatus {
+    match timeout {
+        Some(limit) => {
+            tokio::time::sleep(limit).await;
+            ExitStatus::TimedOut { limit }
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -125,8 +229,27 @@ impl Refusals<'_> {
     }
 }
 
-fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread()
+/// Threads for the requests of a service: as many as its processor time is good for.
+fn workers(cpu: &Cpu) -> usize {
+    let present = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let Some(quota_us) = cpu.quota_us.and_then(Bound::number) else { return present };
+    let granted = quota_us.div_ceil(cpu.period_us.unwrap_or(DEFAULT_PERIOD_US).max(1));
+    usize::try_from(granted).unwrap_or(usize::MAX).clamp(1, present)
+}
+
+/// The kernel's `cpu.cfs_period_us`.
+const DEFAULT_PERIOD_US: u64 = 100_000;
+
+fn runtime(workers: usize) -> io::Result<Runtime> {
+    let mut builder = match workers {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    // Refused where there is no such thread.
+    if workers > 1 {
+        builder.worker_threads(workers).on_thread_start(|| std::mem::forget(errno::listen()));
+    }
+    builder
         .enable_io()
         .enable_time()
         // Used by wasmtime-wasi for one thing only, components that poll files: see `Guest::run`.
@@ -134,19 +257,24 @@ fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Nobody ticks: the epoch advances when a signal was written to the pipe, and for nothing else. A second reason would
+/// The epoch advances when a signal was written to the pipe, and once when the guest's time is over. A third reason would
 /// lose signals, because Wasmtime sets the next deadline after the callback and counts from the epoch of that moment.
-fn arm_epochs(store: &mut Store<State>, signals: Signals) {
+fn arm_epochs(store: &mut Store<State>, signals: Signals, limit: Option<Limit>) {
     store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(move |_| match signals.received() {
-        Some(signal) => Err(Ended(signal).into()),
-        None => Ok(UpdateDeadline::Continue(1)),
+    store.epoch_deadline_callback(move |_| {
+        if let Some(signal) = signals.received() {
+            return Err(Ended(signal).into());
+        }
+        match limit {
+            Some(Limit { limit, deadline }) if Instant::now() >= deadline => Err(TimedOut(limit).into()),
+            _ => Ok(UpdateDeadline::Continue(1)),
+        }
     });
 }
 
-async fn call(store: &mut Store<State>, program: &Program) -> Outcome {
+async fn call(store: &mut Store<State>, program: &Once) -> Outcome {
     let result = match program {
-        Program::Module { pre, calls } => {
+        Once::Module { pre, calls } => {
             async {
                 let instance = pre.instantiate_async(&mut *store).await?;
                 for name in calls {
@@ -157,7 +285,7 @@ async fn call(store: &mut Store<State>, program: &Program) -> Outcome {
             }
             .await
         }
-        Program::Command(pre) => {
+        Once::Command(pre) => {
             async {
                 let command = pre.instantiate_async(&mut *store).await?;
                 match command.wasi_cli_run().call_run(&mut *store).await? {

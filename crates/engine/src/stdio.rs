@@ -20,6 +20,9 @@ use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, Stream
 /// What a guest may hand over in one write, and gets in one read, bytes: what a pipe holds by default.
 const CHUNK: usize = 64 << 10;
 
+/// Lines of ours are dropped while this much waits for somebody to read it, bytes.
+const MOST_TOLD: usize = 64 << 10;
+
 /// The descriptors of the guest's standard streams. Pipes are made non-blocking, which holds for everybody who shares
 /// their open file description.
 #[derive(Debug)]
@@ -159,6 +162,22 @@ impl Output {
             broken_pipe,
             state: Mutex::default(),
         }))))
+    }
+
+    /// Writes a line of ours between those of the guest, without waiting: what a full pipe does not take, the guest's next
+    /// write brings along.
+    pub(crate) fn tell(&self, text: &str) {
+        match self {
+            Output::Pipe(pipe) => {
+                let waits = pipe.0.state().unwritten.len() > MOST_TOLD;
+                if !waits {
+                    pipe.0.write(text.as_bytes());
+                }
+            }
+            Output::File(file) => {
+                let _ = file.p2_stream().write(Bytes::copy_from_slice(text.as_bytes()));
+            }
+        }
     }
 
     /// Waits until everything the guest wrote is in the pipe, or the pipe is broken.

@@ -120,7 +120,8 @@ pub enum Error {
 pub async fn lower(request: Request<'_>) -> Result<Lowered, Error> {
     let bundle = bundle::load(request.bundle)?;
     unbuilt::refuse(&bundle)?;
-    let settings = settings::load(request.options, &bundle.annotations)?;
+    let env = bundle.process.env().as_deref().unwrap_or_default();
+    let settings = settings::load(request.options, &bundle.annotations, env)?;
     // Before the wasm is looked for: a mistake in the spec is told without a word with containerd.
     let parts = lowering::lower(&bundle, &settings, &request.containerd.namespace, request.id)?;
     let wanted = source::Wanted {
@@ -144,6 +145,7 @@ pub async fn lower(request: Request<'_>) -> Result<Lowered, Error> {
             mounts: parts.mounts,
             limits: parts.limits,
             isolation: parts.isolation,
+            http: settings.http,
             hooks: parts.hooks,
             termination_file: parts.termination_file,
         },

@@ -1,7 +1,9 @@
 //! The whole edge: a bundle on disk in, a plan or one line out.
 
 use super::*;
-use plan::{CacheSettings, CgroupPath, Hook, Hooks, Invocation, Isolation, Limits, Origin, RootAccess, Source, User};
+use plan::{
+    CacheSettings, CgroupPath, Hook, Hooks, Http, Invocation, Isolation, Limits, Origin, RootAccess, Source, User,
+};
 use prost::Message;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -80,6 +82,7 @@ fn plain_bundle_becomes_a_plan() {
             seccomp: None,
             apparmor: None,
         },
+        http: Http::default(),
         hooks: Hooks::default(),
         termination_file: None,
     };

@@ -1,11 +1,14 @@
 //! How a container ended. The only place that maps an end to an exit code and to the line the user reads.
 
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// The exit code for a trap: what a process killed by SIGABRT shows.
 const TRAP: u32 = 134;
 /// The exit code for out of memory: what a process killed by SIGKILL shows.
 const OUT_OF_MEMORY: u32 = 137;
+/// The exit code for the wall-clock limit: what timeout(1) leaves with.
+const TIMED_OUT: u32 = 124;
 /// Added to the number of a signal.
 const SIGNAL: u32 = 128;
 /// The exit code for a system call that seccomp ends the process for: what a process killed by SIGSYS shows.
@@ -37,6 +40,11 @@ pub enum ExitStatus {
     },
     /// Seccomp killed or trapped a system call of its process.
     ForbiddenCall,
+    /// It ran longer than it may.
+    TimedOut {
+        /// `limits.timeout`.
+        limit: Duration,
+    },
 }
 
 /// What is told to containerd and to the user about an end.
@@ -67,6 +75,9 @@ impl ExitStatus {
             }
             ExitStatus::OomKilled { limit_bytes } => (OUT_OF_MEMORY, Some(memory_message(*limit_bytes)), true),
             ExitStatus::ForbiddenCall => (FORBIDDEN_CALL, Some(FORBIDDEN_CALL_MESSAGE.to_owned()), false),
+            ExitStatus::TimedOut { limit } => {
+                (TIMED_OUT, Some(format!("time limit {limit:?} reached: raise limits.timeout")), false)
+            }
         };
         Termination { code, message, out_of_memory }
     }
@@ -83,7 +94,7 @@ fn memory_message(limit_bytes: Option<u64>) -> String {
 }
 
 /// Bytes in the largest binary unit that divides them, as Kubernetes writes quantities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
 impl std::fmt::Display for Size {
@@ -120,5 +131,7 @@ mod tests {
         check(refused, 137, Some(line), true);
         check(ExitStatus::OomKilled { limit_bytes: Some(64 << 20) }, 137, Some(line), true);
         check(ExitStatus::ForbiddenCall, 159, Some(FORBIDDEN_CALL_MESSAGE), false);
+        let line = "time limit 1.5s reached: raise limits.timeout";
+        check(ExitStatus::TimedOut { limit: Duration::from_millis(1500) }, 124, Some(line), false);
     }
 }

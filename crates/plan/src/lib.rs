@@ -6,6 +6,7 @@
 mod cache;
 mod exit;
 mod hooks;
+mod http;
 mod isolation;
 mod limits;
 mod mounts;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 pub use cache::{CacheSettings, CompileBounds};
 pub use exit::{ExitStatus, FORBIDDEN_CALL, Size, Termination};
 pub use hooks::{Hook, HookState, Hooks};
+pub use http::{Http, Listen};
 pub use isolation::{
     CgroupPath, IdMappings, IdRange, Isolation, Namespace, NamespaceKind, Rlimit, User, UserNamespace, mapped,
 };
@@ -45,6 +47,8 @@ pub struct RunPlan {
     pub limits: Limits,
     /// What separates the container process from the node.
     pub isolation: Isolation,
+    /// How it is served, if it is of the http world.
+    pub http: Http,
     /// Programs of the node that run beside it.
     pub hooks: Hooks,
     /// The file on the node that receives the failure message (`terminationMessagePath`), if the pod has one.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// What is left of the cgroup's memory for the container process itself, at least: its heap, its stack, page tables.
 const MIN_MARGIN_BYTES: u64 = 4 << 20;
@@ -23,6 +24,8 @@ pub struct Limits {
     /// What the guest's linear memories and tables may sum up to by the settings, bytes. The cgroup's limit binds them
     /// too: see [`Limits::guest_bytes`].
     pub guest_memory_bytes: Option<u64>,
+    /// How long the guest may run, from start on.
+    pub timeout: Option<Duration>,
     /// Processor time.
     pub cpu: Cpu,
     /// Processes and threads in the cgroup (`linux.resources.pids.limit`).

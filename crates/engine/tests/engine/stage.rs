@@ -2,8 +2,8 @@
 
 use engine::{ArtifactKey, Cache, CompileJob, Host, Interrupter, Stdio, Variant, compile};
 use plan::{
-    CacheSettings, CgroupPath, CompileBounds, Digest, ExitStatus, Failure, Hooks, Invocation, Isolation, Limits, Mount,
-    MountFlags, MountSource, Origin, Report, RootAccess, RunPlan, Source, User,
+    CacheSettings, CgroupPath, CompileBounds, Digest, ExitStatus, Failure, Hooks, Http, Invocation, Isolation, Limits,
+    Mount, MountFlags, MountSource, Origin, Report, RootAccess, RunPlan, Source, User,
 };
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write};
@@ -230,6 +230,7 @@ pub(crate) fn plan() -> RunPlan {
             seccomp: None,
             apparmor: None,
         },
+        http: Http::default(),
         hooks: Hooks::default(),
         termination_file: None,
     }

@@ -65,6 +65,7 @@ fn every_limit_has_its_place() {
             cpus: Some("0-1,3".into()),
             mems: Some("0".into()),
         },
+        timeout: None,
         pids: Some(Bound::At(7)),
         io: Io {
             weight: Some(100),

@@ -80,7 +80,10 @@ pub(crate) fn lower(bundle: &Bundle, settings: &Settings, namespace: &str, id: &
     Ok(Parts {
         invocation: invocation::lower(&bundle.process)?,
         root: root(bundle, settings)?,
-        limits: limits::lower(bundle.linux.resources().as_ref(), settings.memory_bytes, &mut warnings)?,
+        limits: Limits {
+            timeout: settings.timeout,
+            ..limits::lower(bundle.linux.resources().as_ref(), settings.memory_bytes, &mut warnings)?
+        },
         isolation,
         hooks: hooks::lower(bundle)?,
         mounts,

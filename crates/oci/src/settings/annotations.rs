@@ -53,7 +53,8 @@ mod tests {
 
     fn check(annotations: &[(&str, &str)], wanted: Result<Choices, &str>) {
         let map = annotations.iter().map(|(name, value)| (name.replace("W/", PREFIX), (*value).to_owned())).collect();
-        let maxima = Maxima { memory_bytes: Some(1 << 30), rootfs: Some(RootAccess::ReadOnly) };
+        let maxima =
+            Maxima(Choices { memory_bytes: Some(1 << 30), rootfs: Some(RootAccess::ReadOnly), ..Choices::default() });
         let got = choose(&map, &maxima).map_err(|error| chain(&error));
         let wanted = wanted.map_err(|text| text.replace("W/", PREFIX));
         assert_eq!(got, wanted, "{annotations:?}");
@@ -78,17 +79,30 @@ mod tests {
 
     #[test]
     fn mistakes_are_refused_by_name() {
-        let known = "known keys are limits.memory, rootfs, invoke";
+        let known = "known keys are limits.memory, limits.timeout, rootfs, http.max-concurrency, http.max-connections, \
+                     http.request-timeout, http.reuse, http.drain-delay, invoke, http.listen";
         check(&[("W/memory", "1")], Err(&format!("annotation W/memory: unknown key memory: {known}")));
         check(&[("W/db_memory", "1")], Err(&format!("annotation W/db_memory: unknown key memory: {known}")));
         check(&[("W/", "1")], Err(&format!("annotation W/: unknown key : {known}")));
         check(
-            &[("W/http.listen", "[::]:80")],
-            Err(
-                "annotation W/http.listen: http.listen is not built yet: remove it; built keys are limits.memory, rootfs, invoke",
-            ),
+            &[("W/coredump", "on")],
+            Err(&format!(
+                "annotation W/coredump: coredump is not built yet: remove it; built {}",
+                known.trim_start_matches("known ")
+            )),
         );
         check(&[("W/rootfs", "yes")], Err("annotation W/rootfs: bad value \"yes\" of rootfs: expected rw, ro or none"));
+        let counts = "expected a whole number above 0";
+        check(
+            &[("W/http.reuse", "0")],
+            Err(&format!("annotation W/http.reuse: bad value \"0\" of http.reuse: {counts}")),
+        );
+        check(
+            &[("W/http.listen", "8080")],
+            Err(
+                "annotation W/http.listen: bad value \"8080\" of http.listen: expected an address with a port such as [::]:8080, 0.0.0.0:80 or 127.0.0.1:8080",
+            ),
+        );
         check(
             &[("W/invoke", "")],
             Err("annotation W/invoke: bad value \"\" of invoke: expected the name of an export"),

@@ -1,8 +1,8 @@
 //! What operator and pod author chose for one container, from all the places where they can say it.
-//! Order: annotation for the container, for the pod, operator default. (A key that also has an environment variable
-//! takes it before the operator's default; none of the built keys has one.)
+//! Order: annotation for the container, for the pod, environment (where a server listens), operator default.
 
 mod annotations;
+mod http;
 mod keys;
 mod operator;
 mod options;
@@ -10,8 +10,9 @@ mod toml_text;
 mod units;
 
 use crate::RuntimeOptions;
-use plan::{CacheSettings, RootAccess};
+use plan::{CacheSettings, Http, RootAccess};
 use std::collections::HashMap;
+use std::time::Duration;
 
 pub use annotations::Error as AnnotationError;
 pub use keys::KeyError;
@@ -19,6 +20,7 @@ pub use operator::Error as OperatorError;
 pub use options::Error as OptionsError;
 pub use toml_text::TomlError;
 
+use keys::Maxima;
 pub(crate) use keys::narrower;
 
 /// Why the settings are refused.
@@ -40,6 +42,10 @@ pub enum Error {
 pub(crate) struct Settings {
     /// What the guest's memory is bounded by, apart from the cgroup.
     pub(crate) memory_bytes: Option<u64>,
+    /// How long the guest may run.
+    pub(crate) timeout: Option<Duration>,
+    /// How a guest of the http world is served.
+    pub(crate) http: Http,
     /// What an annotation asks for the root filesystem.
     pub(crate) rootfs_asked: Option<RootAccess>,
     /// What the operator leaves of the root filesystem where nobody asks.
@@ -50,17 +56,25 @@ pub(crate) struct Settings {
     pub(crate) cache: CacheSettings,
 }
 
-/// Gathers the settings. An operator's maximum is also what holds where nobody asks.
-pub(crate) fn load(options: Option<&RuntimeOptions>, annotations: &HashMap<String, String>) -> Result<Settings, Error> {
+/// Gathers the settings. An operator's maximum is also what holds where nobody asks. `env` is the container's.
+pub(crate) fn load(
+    options: Option<&RuntimeOptions>,
+    annotations: &HashMap<String, String>,
+    env: &[String],
+) -> Result<Settings, Error> {
     let file = options::operator_file(options)?;
     let operator = operator::load(file.as_deref())?;
     let asked = annotations::choose(annotations, &operator.maxima)?;
-    let bounds = [operator.defaults.rootfs, operator.maxima.rootfs];
+    let Maxima(maxima) = operator.maxima;
+    let bounds = [operator.defaults.rootfs, maxima.rootfs];
     let rootfs_bound = bounds.into_iter().flatten().fold(RootAccess::ReadWrite, narrower);
     let rootfs_asked = asked.rootfs;
+    let http = http::choose(&asked, env, &operator.defaults, &maxima);
     let chosen = asked.or(operator.defaults);
     Ok(Settings {
-        memory_bytes: chosen.memory_bytes.or(operator.maxima.memory_bytes),
+        memory_bytes: chosen.memory_bytes.or(maxima.memory_bytes),
+        timeout: chosen.timeout.or(maxima.timeout),
+        http,
         rootfs_asked,
         rootfs_bound,
         invoke: chosen.invoke,

@@ -15,8 +15,8 @@ fn file_sets_defaults_maxima_and_cache() {
     let mut operator = Operator::default();
     operator.defaults.memory_bytes = Some(64 << 20);
     operator.defaults.invoke = Some("run".to_owned());
-    operator.maxima.rootfs = Some(RootAccess::ReadOnly);
-    operator.maxima.memory_bytes = Some(1 << 30);
+    operator.maxima.0.rootfs = Some(RootAccess::ReadOnly);
+    operator.maxima.0.memory_bytes = Some(1 << 30);
     let text =
         "[defaults]\nlimits.memory = '64Mi'\ninvoke = 'run'\n[maxima]\n'limits.memory' = 1073741824\nrootfs = 'ro'";
     check(text, Ok(operator));
@@ -38,16 +38,22 @@ fn bad_file_is_refused_by_name() {
         ("[default]", "unknown table [default]: known tables are [defaults], [maxima], [cache]"),
         ("size = 1", "unknown key size: known tables are [defaults], [maxima], [cache]"),
         ("cache = 1", "cache is not a table: write [cache]"),
-        ("[defaults]\nmemory = 1", "[defaults]: unknown key memory: known keys are limits.memory, rootfs, invoke"),
+        (
+            "[defaults]\nmemory = 1",
+            "[defaults]: unknown key memory: known keys are limits.memory, limits.timeout, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay, invoke, http.listen",
+        ),
         (
             "[defaults.limits]\nfuel = 1",
-            "[defaults]: limits.fuel is not built yet: remove it; built keys are limits.memory, rootfs, invoke",
+            "[defaults]: limits.fuel is not built yet: remove it; built keys are limits.memory, limits.timeout, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay, invoke, http.listen",
         ),
         (
             "[defaults]\nlimits.memory = true",
             "[defaults]: bad value \"true\" of limits.memory: expected a size above 0 such as 64Mi, 1Gi, 500M or plain bytes",
         ),
-        ("[maxima]\ninvoke = 'f'", "[maxima]: invoke cannot have a maximum: only limits.memory and rootfs can"),
+        (
+            "[maxima]\ninvoke = 'f'",
+            "[maxima]: invoke cannot have a maximum: only limits.memory, limits.timeout, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay can",
+        ),
         (
             "[defaults]\nrootfs = 'rw'\n[maxima]\nrootfs = 'none'",
             "[defaults]: rootfs = rw is above the maximum none: ask for less, or raise it in [maxima]",

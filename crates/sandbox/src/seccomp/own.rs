@@ -80,6 +80,22 @@ pub(super) const CONTAINER: Calls = &[
     libc::SYS_fchmod,
 ];
 
+/// Sockets of the container's network, beside those that every process has.
+pub(super) const NETWORK: Calls = &[
+    libc::SYS_accept4,
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_getpeername,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_listen,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+];
+
 /// The calls that only amd64 has, of the same meaning as ones above.
 #[cfg(target_arch = "x86_64")]
 pub(super) const CONTAINER_ARCH: Calls =
@@ -96,7 +112,8 @@ pub(super) const COMPILER: Calls =
 pub(super) fn container() -> Table {
     let executable = libc::PROT_EXEC.unsigned_abs().into();
     let not_executable = SeccompCondition { argument: 2, test: SeccompTest::Masked { mask: executable, value: 0 } };
-    let mut table = allowing(&[COMMON, CONTAINER, CONTAINER_ARCH]);
+    let mut table = allowing(&[COMMON, CONTAINER, CONTAINER_ARCH, NETWORK]);
+    table.calls.insert(number(libc::SYS_socket), Answer::ByArguments(sockets()));
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         allow_if(&mut table, call, [not_executable]);
     }
@@ -136,6 +153,22 @@ pub(super) fn no_clone3(table: &mut Table) {
 /// A failure with this errno.
 pub(super) fn refusal(errno: i32) -> SeccompAction {
     SeccompAction::Errno(u16::try_from(errno).expect("the C library's numbers are below 4096"))
+}
+
+/// TCP and UDP over IP, and nothing else that the kernel has protocols for.
+fn sockets() -> Vec<Rule> {
+    /// The type without its flags (socket(2)).
+    const TYPE: u64 = 0xf;
+    let mut rules = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+            let value = kind.unsigned_abs().into();
+            let kind = SeccompCondition { argument: 1, test: SeccompTest::Masked { mask: TYPE, value } };
+            let conditions = vec![first_is(family.unsigned_abs()), kind];
+            rules.push(Rule { conditions, action: SeccompAction::Allow });
+        }
+    }
+    rules
 }
 
 /// Allows a call if one of the conditions holds.

@@ -8,6 +8,7 @@ mod disks;
 mod files;
 mod group;
 mod hooks;
+mod http;
 mod images;
 mod leftovers;
 mod lifecycle;
@@ -24,6 +25,7 @@ mod signals;
 mod systemd;
 mod upgrade;
 mod users;
+mod web;
 
 use std::process::ExitCode;
 use testkit::node::Feature;
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         .on(&current, loggers::CASES)
         .on(&current, hooks::CASES)
         .on(&current, users::CASES)
+        .on(&current, http::CASES)
         .on(&current, signals::CASES)
         .on(&current, lifecycle::CASES)
         .on(&current, group::CASES)

@@ -1,0 +1,344 @@
+//! One request and its answer. The guest runs in the same task as the connection it answers on: a client that goes takes
+//! its guest along, and one that does not read holds it up.
+
+use super::Phase;
+use super::instance::{Broken, Instance, Instances};
+use super::timed::Turn;
+use crate::end;
+use crate::ticker::Ticked;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use plan::Http;
+use std::convert::Infallible;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+/// When a client that was refused may come again, seconds.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// How the guest ended.
+type Ended = Result<(), Broken>;
+/// What the guest gives as the head of its answer.
+type Head = Result<Response<HyperOutgoingBody>, ErrorCode>;
+
+/// Answers requests.
+pub(super) struct Exchanges {
+    instances: Arc<Instances>,
+    places: Arc<Semaphore>,
+    most: NonZeroU32,
+    patience: Duration,
+    phases: watch::Receiver<Phase>,
+}
+
+impl Exchanges {
+    pub(super) fn new(instances: Instances, settings: &Http, phases: watch::Receiver<Phase>) -> Exchanges {
+        let places = usize::try_from(settings.max_concurrency.get()).unwrap_or(Semaphore::MAX_PERMITS);
+        Exchanges {
+            instances: Arc::new(instances),
+            places: Arc::new(Semaphore::new(places)),
+            most: settings.max_concurrency,
+            patience: settings.request_timeout,
+            phases,
+        }
+    }
+
+    /// Waits until no guest runs any more.
+    pub(super) async fn ended(&self) {
+        let _ = self.places.acquire_many(self.most.get()).await;
+    }
+
+    /// Has a guest answer. `turn` lasts as long as the answer.
+    pub(super) async fn answer(&self, request: Request<Incoming>, turn: Turn) -> Result<Response<Answer>, Infallible> {
+        let version = request.version();
+        let mut response = match self.places.clone().try_acquire_owned() {
+            Ok(place) => self.ask(request, place).await,
+            Err(_) => {
+                let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time\n");
+                response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+                response
+            }
+        };
+        if version < Version::HTTP_2 && *self.phases.borrow() > Phase::Open {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.body_mut().turn = Some(turn);
+        Ok(response)
+    }
+
+    async fn ask(&self, request: Request<Incoming>, place: OwnedSemaphorePermit) -> Response<Answer> {
+        let method = request.method().clone();
+        let name = format!("{method} {}", request.uri().path());
+        if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
+            return plain(StatusCode::BAD_REQUEST, "the request has no host\n");
+        }
+        let (tell, head) = oneshot::channel();
+        let mut guest = self.instances.ticker.during(run(self.instances.clone(), request, tell, place));
+        let mut head = head;
+        let waited = tokio::select! {
+            biased;
+            head = &mut head => Waited::Head(head.ok()),
+            ended = &mut guest => Waited::Ended(ended),
+            () = sleep(self.patience) => Waited::Enough,
+        };
+        let (head, ended) = match waited {
+            Waited::Head(Some(head)) => (Some(head), None),
+            // Dropped by the guest, which goes on, or by its end.
+            Waited::Head(None) => (None, None),
+            Waited::Ended(ended) => (head.try_recv().ok(), Some(ended)),
+            Waited::Enough => {
+                self.instances.log(&format!(
+                    "{name}: no answer in {:?}: raise http.request-timeout, or see what the guest waits for\n",
+                    self.patience
+                ));
+                return plain(StatusCode::GATEWAY_TIMEOUT, "the guest took too long\n");
+            }
+        };
+        match (head, ended) {
+            (Some(Ok(response)), ended) => {
+                if let Some(Err(error)) = &ended {
+                    self.complain(&name, error);
+                }
+                let instances = self.instances.clone();
+                let guest = if ended.is_some() { None } else { Some(Running { guest, name, instances }) };
+                let left = length(&method, &response);
+                response.map(|body| Answer {
+                    body: Content::OfGuest(body),
+                    guest,
+                    left,
+                    patience: self.patience,
+                    timer: None,
+                    turn: None,
+                })
+            }
+            (Some(Err(code)), _) => {
+                self.instances.log(&format!("{name}: the guest answered with an error: {code:?}\n"));
+                plain(StatusCode::BAD_GATEWAY, "the guest answered with an error\n")
+            }
+            (None, Some(Ok(()))) => {
+                self.instances.log(&format!("{name}: the guest returned without an answer\n"));
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest gave no answer\n")
+            }
+            (None, Some(Err(error))) => {
+                self.complain(&name, &error);
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n")
+            }
+            (None, None) => {
+                // It gave up the right to answer: how it ends says why.
+                match guest.await {
+                    Err(error) => self.complain(&name, &error),
+                    Ok(()) => self.instances.log(&format!("{name}: the guest gave up its answer\n")),
+                }
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest gave no answer\n")
+            }
+        }
+    }
+
+    fn complain(&self, name: &str, error: &Broken) {
+        complain(&self.instances, name, error);
+    }
+}
+
+fn complain(instances: &Instances, name: &str, broken: &Broken) {
+    let reason = end::broken(&broken.error, broken.refused_bytes);
+    instances.log(&format!("{name}: {}\n", plan::printable(&reason)));
+}
+
+/// What came first.
+enum Waited {
+    Head(Option<Head>),
+    Ended(Ended),
+    Enough,
+}
+
+async fn run(
+    instances: Arc<Instances>,
+    request: Request<Incoming>,
+    tell: oneshot::Sender<Head>,
+    _place: OwnedSemaphorePermit,
+) -> Ended {
+    let mut instance = instances.take().await?;
+    match call(&mut instance, request, tell).await {
+        Ok(()) => {
+            instances.give_back(instance);
+            Ok(())
+        }
+        Err(error) => Err(Broken { error, refused_bytes: instance.refusal.limit_bytes() }),
+    }
+}
+
+async fn call(
+    instance: &mut Instance,
+    request: Request<Incoming>,
+    tell: oneshot::Sender<Head>,
+) -> wasmtime::Result<()> {
+    let Instance { store, proxy, .. } = instance;
+    let mut view = store.data_mut().http();
+    let request = view.new_incoming_request(Scheme::Http, request)?;
+    let answer = view.new_response_outparam(tell)?;
+    proxy.wasi_http_incoming_handler().call_handle(store, request, answer).await
+}
+
+/// A guest that has given the head of its answer, and runs on.
+struct Running {
+    guest: Ticked<Ended>,
+    name: String,
+    instances: Arc<Instances>,
+}
+
+/// How long the body is to be, bytes; `None` if only its end says so.
+fn length(method: &Method, response: &Response<HyperOutgoingBody>) -> Option<u64> {
+    let bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+    if *method == Method::HEAD || bodiless.contains(&response.status()) {
+        return Some(0);
+    }
+    response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The body of an answer. Reading it drives the guest.
+pub(super) struct Answer {
+    body: Content,
+    guest: Option<Running>,
+    /// What the client has not been given yet, bytes; `None` if only the end of the body says so.
+    left: Option<u64>,
+    patience: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    turn: Option<Turn>,
+}
+
+enum Content {
+    OfGuest(HyperOutgoingBody),
+    Ours(Full<Bytes>),
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Answer> {
+    let body = Content::Ours(Full::new(Bytes::from_static(text.as_bytes())));
+    let answer = Answer { body, guest: None, left: None, patience: Duration::ZERO, timer: None, turn: None };
+    let mut response = Response::new(answer);
+    *response.status_mut() = status;
+    response
+}
+
+/// Why a body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("the guest failed")]
+    Guest,
+    #[error("the guest took too long")]
+    TooSlow,
+    #[error("the guest broke off: {0}")]
+    Broken(String),
+}
+
+impl Answer {
+    fn poll_guest(&mut self, context: &mut Context<'_>) -> Result<(), BodyError> {
+        let Some(running) = &mut self.guest else { return Ok(()) };
+        let Poll::Ready(ended) = Pin::new(&mut running.guest).poll(context) else { return Ok(()) };
+        let ended = ended.map_err(|error| {
+            complain(&running.instances, &running.name, &error);
+            BodyError::Guest
+        });
+        self.guest = None;
+        ended
+    }
+
+    fn poll_timer(&mut self, context: &mut Context<'_>) -> Result<(), BodyError> {
+        let patience = self.patience;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
+        let Poll::Ready(()) = timer.as_mut().poll(context) else { return Ok(()) };
+        if let Some(Running { name, instances, .. }) = self.guest.take() {
+            instances.log(&format!(
+                "{name}: nothing more of the answer in {patience:?}: raise http.request-timeout, or see what the guest \
+                 waits for\n"
+            ));
+        }
+        Err(BodyError::TooSlow)
+    }
+
+    fn note(&mut self, frame: Option<&Result<Frame<Bytes>, wasmtime_wasi_http::Error>>) {
+        let patience = self.patience;
+        if let Some(timer) = &mut self.timer {
+            timer.as_mut().reset(Instant::now() + patience);
+        }
+        let data = frame.and_then(|frame| frame.as_ref().ok()?.data_ref());
+        match (data, &mut self.left) {
+            (Some(data), Some(left)) => *left = left.saturating_sub(data.len() as u64),
+            (Some(_), None) => {}
+            // Trailers and the end.
+            (None, left) => *left = Some(0),
+        }
+    }
+}
+
+/// A client that has its whole answer, or has gone. What the guest does after its answer it may finish; one whose client
+/// has gone before ends here.
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.left != Some(0) {
+            return;
+        }
+        if let Some(Running { guest, name, instances }) = self.guest.take() {
+            let patience = self.patience;
+            tokio::spawn(async move {
+                if let Ok(Err(error)) = timeout(patience, guest).await {
+                    complain(&instances, &name, &error);
+                }
+            });
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Err(error) = self.poll_guest(context) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = match &mut self.body {
+            Content::Ours(body) => {
+                return Pin::new(body).poll_frame(context).map_err(|never| match never {});
+            }
+            Content::OfGuest(body) => Pin::new(body).poll_frame(context),
+        };
+        match frame {
+            Poll::Ready(frame) => {
+                self.note(frame.as_ref());
+                Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError::Broken(format!("{error:?}")))))
+            }
+            Poll::Pending => match self.poll_timer(context) {
+                Ok(()) => Poll::Pending,
+                Err(error) => Poll::Ready(Some(Err(error))),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.body {
+            Content::Ours(body) => body.is_end_stream(),
+            Content::OfGuest(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            Content::Ours(body) => body.size_hint(),
+            Content::OfGuest(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Instances of the guest, one for each request, or for several one after the other.
+
+use crate::budget::{Budget, Memory, Refusal};
+use crate::grant::{Grant, State};
+use crate::ticker::Ticker;
+use plan::{Failure, Http, RunPlan};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
+
+/// Makes instances, with the rights of the container.
+pub(crate) struct Instances {
+    engine: Engine,
+    pre: ProxyPre<State>,
+    grant: Grant,
+    memory: Memory,
+    /// Whether a refused growth was told of.
+    told: AtomicBool,
+    pub(super) ticker: Ticker,
+    reuse: NonZeroU32,
+    /// Those that wait for their next request.
+    idle: Mutex<Vec<Instance>>,
+}
+
+/// What instances are made from.
+pub(crate) struct Made {
+    pub(crate) engine: Engine,
+    pub(crate) pre: ProxyPre<State>,
+    pub(crate) grant: Grant,
+    pub(crate) memory: Memory,
+}
+
+/// A guest that did not return.
+pub(super) struct Broken {
+    pub(super) error: wasmtime::Error,
+    /// The memory limit, if it refused a growth.
+    pub(super) refused_bytes: Option<u64>,
+}
+
+/// One instance.
+pub(super) struct Instance {
+    pub(super) store: Store<State>,
+    pub(super) proxy: Proxy,
+    pub(super) refusal: Refusal,
+    answered: u32,
+}
+
+impl Instances {
+    /// Starts the thread that lets guests take turns.
+    pub(crate) fn new(made: Made, http: &Http, plan: &RunPlan) -> Result<Instances, Failure> {
+        let Made { engine, pre, grant, memory } = made;
+        let ticker = Ticker::start(engine.clone()).map_err(|error| {
+            Failure::Message(format!("start a thread for {}: {error}: raise the limit of pids", plan.source.origin))
+        })?;
+        let (told, idle) = (AtomicBool::new(false), Mutex::default());
+        Ok(Instances { engine, pre, grant, memory, told, ticker, reuse: http.reuse, idle })
+    }
+
+    /// One that waits, or a fresh one.
+    pub(super) async fn take(&self) -> Result<Instance, Broken> {
+        if let Some(waiting) = self.idle().pop() {
+            return Ok(waiting);
+        }
+        let refusal = Refusal::default();
+        let budget = Budget::new(self.memory.clone(), refusal.clone());
+        let mut store = Store::new(&self.engine, self.grant.state(budget));
+        store.limiter_async(|state| &mut state.budget);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        match self.pre.instantiate_async(&mut store).await {
+            Ok(proxy) => Ok(Instance { store, proxy, refusal, answered: 0 }),
+            Err(error) => Err(Broken { error, refused_bytes: refusal.limit_bytes() }),
+        }
+    }
+
+    /// Takes one back that has answered a request well.
+    pub(super) fn give_back(&self, mut instance: Instance) {
+        if let Some(limit_bytes) = instance.refusal.limit_bytes()
+            && !self.told.swap(true, Ordering::Relaxed)
+        {
+            self.log(&format!("memory limit {} reached: a growth was refused\n", plan::Size(limit_bytes)));
+        }
+        instance.answered += 1;
+        if instance.answered < self.reuse.get() {
+            self.idle().push(instance);
+        }
+    }
+
+    /// The log of the container.
+    pub(super) fn log(&self, text: &str) {
+        self.grant.log(text);
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Instance>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

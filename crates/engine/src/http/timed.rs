@@ -1,0 +1,148 @@
+//! A connection that does not wait for its client for ever: not for the head of a request, nor for the next request.
+//! Invariant: while a request is answered, time does not count here.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// How long a client may take for the head of a request, and for the first one from the moment it connects.
+pub(super) const HEAD: Duration = Duration::from_secs(10);
+/// How long a connection is kept for the next request; longer than proxies keep theirs, which else lose requests.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// Requests that are answered on a connection.
+#[derive(Clone, Default)]
+pub(super) struct Turns(Arc<Counters>);
+
+#[derive(Default)]
+struct Counters {
+    now: AtomicUsize,
+    ever: AtomicUsize,
+}
+
+/// A request that is answered, until it is dropped.
+pub(super) struct Turn(Turns);
+
+impl Turns {
+    pub(super) fn begin(&self) -> Turn {
+        self.0.now.fetch_add(1, Ordering::Relaxed);
+        self.0.ever.fetch_add(1, Ordering::Relaxed);
+        Turn(self.clone())
+    }
+
+    fn are_none(&self) -> bool {
+        self.0.now.load(Ordering::Relaxed) == 0
+    }
+
+    fn ever(&self) -> usize {
+        self.0.ever.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// The rest of a head.
+    Head,
+    /// The first byte of the next request.
+    Next,
+    /// Nothing: a request is answered.
+    Nothing,
+}
+
+/// The stream of such a connection.
+pub(super) struct Timed {
+    stream: TcpStream,
+    turns: Turns,
+    wanted: Wanted,
+    /// Requests there were when this was last looked at.
+    seen: usize,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Timed {
+    pub(super) fn new(stream: TcpStream, turns: Turns) -> Timed {
+        Timed { stream, turns, wanted: Wanted::Head, seen: 0, timer: Box::pin(sleep(HEAD)) }
+    }
+
+    fn want(&mut self, wanted: Wanted) {
+        if self.wanted == wanted {
+            return;
+        }
+        self.wanted = wanted;
+        let patience = match wanted {
+            Wanted::Head => HEAD,
+            Wanted::Next => IDLE,
+            Wanted::Nothing => return,
+        };
+        self.timer.as_mut().reset(Instant::now() + patience);
+    }
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (idle, ever) = (self.turns.are_none(), self.turns.ever());
+        if !idle {
+            self.want(Wanted::Nothing);
+        } else if self.wanted == Wanted::Nothing || self.seen != ever {
+            self.want(Wanted::Next);
+        }
+        self.seen = ever;
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if !idle {
+            return read;
+        }
+        if read.is_ready() {
+            self.want(Wanted::Head);
+            return read;
+        }
+        ready!(self.timer.as_mut().poll(context));
+        match self.wanted {
+            // As if the client had closed it.
+            Wanted::Next => Poll::Ready(Ok(())),
+            Wanted::Head | Wanted::Nothing => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

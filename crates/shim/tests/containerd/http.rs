@@ -1,0 +1,213 @@
+//! Services: a guest of the http world answers over the container's network.
+
+use crate::Cases;
+use crate::web::{Reply, Service};
+use anyhow::{Context, Result, ensure};
+use std::time::{Duration, Instant};
+use testkit::{Namespace, cases, wait};
+
+pub(crate) const CASES: Cases = cases![
+    crate::http::requests_are_answered,
+    crate::http::bodies_and_trailers_pass_both_ways,
+    crate::http::what_a_guest_says_is_the_container_s_log,
+    crate::http::a_guest_that_fails_takes_nobody_along,
+    crate::http::a_guest_that_spins_stalls_nobody,
+    crate::http::an_instance_answers_as_often_as_it_may,
+    crate::http::one_request_too_many_is_told_when_to_come_again,
+    crate::http::http2_without_encryption,
+    crate::http::a_client_that_goes_takes_its_guest_along,
+    crate::http::the_environment_says_where_to_listen,
+    crate::http::addresses_that_cannot_be_had_are_refused,
+    crate::http::a_service_ends_by_signal,
+];
+
+fn service(node: &Namespace) -> Result<Service> {
+    Service::start(node, |draft| draft)
+}
+
+fn with(node: &Namespace, key: &str, value: &str) -> Result<Service> {
+    let key = format!("io.containerd.wasm.v1/{key}");
+    Service::start(node, |draft| draft.annotation(&key, value))
+}
+
+fn requests_are_answered(node: &Namespace) -> Result<()> {
+    let service = service(node)?;
+    let reply = service.get("/")?;
+    ensure!((reply.status, reply.text.as_str()) == (200, "hello from wasm\n"), "{reply:?}");
+    // On one connection, several.
+    let replies = service.curl(&[], &["/", "/args", "/env?name=WHO", "/none"])?;
+    let wanted = [(200, "hello from wasm\n"), (200, "/app.wasm\n"), (200, ""), (404, "")];
+    let got: Vec<(u16, &str)> = replies.iter().map(|reply| (reply.status, reply.text.as_str())).collect();
+    ensure!(got.len() == 4 && got[..2] == wanted[..2] && got[3].0 == 404, "{replies:?}");
+    let replies = service.curl(&["-H", "x-asked: yes"], &["/headers"])?;
+    let text = &replies[0].text;
+    ensure!(text.contains("GET") && text.contains("/headers") && text.contains("x-asked: yes"), "{text}");
+    service.finish(15, 0)
+}
+
+fn bodies_and_trailers_pass_both_ways(node: &Namespace) -> Result<()> {
+    let service = service(node)?;
+    let body = "0123456789abcdef".repeat(100_000);
+    let reply = service.post("/echo", body.as_bytes())?;
+    ensure!(reply.status == 200 && reply.text == body, "{} bytes came back", reply.text.len());
+    let reply = service.get("/big?bytes=3000000")?;
+    ensure!(reply.status == 200 && reply.text.len() == 3_000_000, "{} bytes", reply.text.len());
+    let reply = service.get("/drip?count=3&ms=20")?;
+    ensure!(reply.text == "drip\n".repeat(3), "{reply:?}");
+    let answer = service.raw(
+        "POST /echo HTTP/1.1\r\nhost: a\r\nte: trailers\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\
+         connection: close\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 5\r\n\r\n",
+    )?;
+    ensure!(answer.contains("hello") && answer.contains("x-sum: 5"), "{answer}");
+    service.finish(15, 0)
+}
+
+fn what_a_guest_says_is_the_container_s_log(node: &Namespace) -> Result<()> {
+    let service = service(node)?;
+    ensure!(service.get("/stdout")?.status == 200, "it answers");
+    let end = service.end(15)?;
+    ensure!(end.stdout == "said on stdout\n" && end.stderr == "said on stderr\n", "{end:?}");
+    Ok(())
+}
+
+fn a_guest_that_fails_takes_nobody_along(node: &Namespace) -> Result<()> {
+    let service = service(node)?;
+    for (path, status) in [("/trap", 500), ("/panic", 500), ("/exit?code=3", 500), ("/nothing", 500)] {
+        let reply = service.get(path)?;
+        ensure!(reply.status == status, "{path}: {reply:?}");
+        ensure!(service.get("/")?.status == 200, "it goes on after {path}");
+    }
+    let end = service.end(15)?;
+    let said = &end.stderr;
+    for line in [
+        "GET /trap: wasm trap: ",
+        "boom",
+        "GET /exit: the guest exited with code 1",
+        "GET /nothing: the guest returned",
+    ] {
+        ensure!(said.contains(line), "{line}: {said}");
+    }
+    ensure!(end.code == 0, "{end:?}");
+    Ok(())
+}
+
+fn a_guest_that_spins_stalls_nobody(node: &Namespace) -> Result<()> {
+    let service = Service::start(node, |draft| {
+        let draft = draft.annotation("io.containerd.wasm.v1/http.request-timeout", "2s");
+        // One worker thread.
+        draft.spec(|spec| {
+            spec["linux"]["resources"]["cpu"] = serde_json::json!({ "quota": 100_000, "period": 100_000 });
+        })
+    })?;
+    let spinning = service.background("/spin");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        ensure!(service.get("/")?.status == 200, "others are answered");
+    }
+    let reply = spinning.join().ok().context("curl did not panic")??;
+    ensure!(reply.status == 504, "{reply:?}");
+    ensure!(service.get("/slow?ms=5000")?.status == 504, "one that waits, too");
+    let end = service.end(15)?;
+    ensure!(end.stderr.contains("GET /spin: no answer in 2s: raise http.request-timeout"), "{end:?}");
+    Ok(())
+}
+
+fn an_instance_answers_as_often_as_it_may(node: &Namespace) -> Result<()> {
+    let counts = |service: &Service| -> Result<Vec<String>> {
+        (0..6).map(|_| Ok(service.get("/count")?.text.trim().to_owned())).collect()
+    };
+    let fresh = service(node)?;
+    let got = counts(&fresh)?;
+    ensure!(got == ["1"; 6], "{got:?}");
+    fresh.finish(15, 0)?;
+    let reused = with(node, "http.reuse", "3")?;
+    let got = counts(&reused)?;
+    ensure!(got == ["1", "2", "3", "1", "2", "3"], "{got:?}");
+    reused.finish(15, 0)
+}
+
+fn one_request_too_many_is_told_when_to_come_again(node: &Namespace) -> Result<()> {
+    let service = with(node, "http.max-concurrency", "2")?;
+    let slow: Vec<_> = (0..2).map(|_| service.background("/slow?ms=1500")).collect();
+    wait::until("a request too many", || {
+        let answer = service.raw("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
+        let refused = answer.starts_with("HTTP/1.1 503") && answer.to_lowercase().contains("retry-after: 1");
+        Ok(refused.then_some(()))
+    })?;
+    for slow in slow {
+        let reply = slow.join().ok().context("curl did not panic")??;
+        ensure!(reply.status == 200 && reply.text == "slept\n", "{reply:?}");
+    }
+    ensure!(service.get("/")?.status == 200, "there is a place again");
+    service.finish(15, 0)
+}
+
+fn http2_without_encryption(node: &Namespace) -> Result<()> {
+    let service = service(node)?;
+    // One by one: curl 7.88 cannot use such a connection again.
+    for (path, bytes) in [("/", 16), ("/big?bytes=300000", 300_000), ("/count", 2)] {
+        let reply = service.curl(&["--http2-prior-knowledge"], &[path])?.pop().context("a reply")?;
+        ensure!((reply.status, reply.version.as_str(), reply.text.len()) == (200, "2", bytes), "{path}: {reply:?}");
+    }
+    service.finish(15, 0)
+}
+
+fn a_client_that_goes_takes_its_guest_along(node: &Namespace) -> Result<()> {
+    let service = with(node, "http.max-concurrency", "1")?;
+    let gone = service.curl(&["--max-time", "0.3"], &["/spin"]);
+    ensure!(gone.is_err(), "curl gives up: {gone:?}");
+    wait::until("its place is free", || Ok((service.get("/")?.status == 200).then_some(())))?;
+    service.finish(15, 0)
+}
+
+fn the_environment_says_where_to_listen(node: &Namespace) -> Result<()> {
+    for entry in ["PORT={port}", "WASMTIME_HTTP_PROXY_SOCKET_ADDR=127.0.0.1:{port}"] {
+        let told = Service::start_by(node, |draft, port| {
+            let entry = entry.replace("{port}", &port.to_string());
+            draft.spec(|spec| spec["process"]["env"] = serde_json::json!([entry]))
+        });
+        told.with_context(|| entry.to_owned())?.finish(15, 0)?;
+    }
+    Ok(())
+}
+
+fn addresses_that_cannot_be_had_are_refused(node: &Namespace) -> Result<()> {
+    let service = service(node)?;
+    let taken = format!("127.0.0.1:{}", service.port);
+    let draft = |listen: &str| Service::draft(node).map(|draft| draft.annotation(LISTEN, listen));
+    draft(&taken)?.refused(&["cannot listen on", &taken, "another server has the address"])?;
+    draft("192.0.2.1:80")?.refused(&["cannot listen on 192.0.2.1:80", "no interface with it"])?;
+    draft("8080")?.refused(&["bad value \"8080\" of http.listen: expected an address with a port"])?;
+    let low =
+        draft("127.0.0.1:81")?.spec(|spec| spec["process"]["user"] = serde_json::json!({ "uid": 1000, "gid": 1000 }));
+    low.refused(&["cannot listen on 127.0.0.1:81", "NET_BIND_SERVICE"])?;
+    let env = Service::draft(node)?.spec(|spec| spec["process"]["env"] = serde_json::json!(["PORT=tcp://1.2.3.4:5"]));
+    env.refused(&["PORT", "a port from 1 to 65535"])?;
+    service.finish(15, 0)
+}
+
+/// The annotation.
+const LISTEN: &str = "io.containerd.wasm.v1/http.listen";
+
+fn a_service_ends_by_signal(node: &Namespace) -> Result<()> {
+    for (signal, code) in [(15, 0), (9, 137), (2, 130)] {
+        let service = service(node)?;
+        ensure!(service.get("/")?.status == 200, "it answers");
+        service.finish(signal, code)?;
+    }
+    // A request in flight is finished, new ones are taken for a while, and a second signal ends all.
+    let service = with(node, "http.drain-delay", "1s")?;
+    let slow = service.background("/slow?ms=1500");
+    wait::until("the request is there", || Ok(service.answers()?.then_some(())))?;
+    std::thread::yield_now();
+    service.kill(15)?;
+    let reply: Reply = service.get("/")?;
+    ensure!(reply.status == 200 && reply.closes, "{reply:?}");
+    let reply = slow.join().ok().context("curl did not panic")??;
+    ensure!(reply.text == "slept\n", "{reply:?}");
+    service.ended(0)?;
+    let service = with(node, "http.drain-delay", "1h")?;
+    service.kill(15)?;
+    ensure!(service.get("/")?.status == 200, "it takes requests still");
+    service.finish(15, 143)
+}
