@@ -6,9 +6,11 @@ set -euo pipefail
 
 build=(gcc libc6-dev make protobuf-compiler file binutils bsdextrautils)
 demo=(clang lld wasi-libc util-linux)
-tests=(busybox-static runc)
-vm=(qemu-system-x86 debootstrap debian-archive-keyring e2fsprogs)
-bench=(crun libseccomp-dev pkg-config g++ python3-venv)
+tests=(busybox-static runc debootstrap debian-archive-keyring python3-venv)
+vm=(qemu-system-x86 e2fsprogs)
+bench=(crun libseccomp-dev pkg-config g++)
+# Not beside a Node.js that has another origin, whose package brings npm along.
+command -v node >/dev/null && command -v npm >/dev/null || tests+=(nodejs npm)
 
 set=${1:-test}
 case $set in
@@ -31,8 +33,8 @@ fi
 if ! command -v apt-get >/dev/null; then
 	tools=(cc make protoc file readelf)
 	[ "$set" = build ] || tools+=(clang wasm-ld setpriv)
-	case $set in test | vm | bench) tools+=(busybox runc go) ;; esac
-	[ "$set" != bench ] || tools+=(crun python3 pkg-config c++)
+	case $set in test | vm | bench) tools+=(busybox runc go python3 node npm) ;; esac
+	[ "$set" != bench ] || tools+=(crun pkg-config c++)
 	[ "$set" != vm ] || tools+=(qemu-system-x86_64 debootstrap mke2fs debugfs)
 	for tool in "${tools[@]}"; do
 		command -v "$tool" >/dev/null && continue

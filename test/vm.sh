@@ -47,6 +47,7 @@ esac
 
 [ "$(uname -m)" = x86_64 ] || fail "this machine is $(uname -m): the VM runs the binaries built here, and is amd64 only"
 test/containerd.sh "$cache" 2.4
+test/wasm-rust.sh "$cache" >/dev/null
 disk=$(test/vm/disk.sh "$cache")
 
 work=$(mktemp -d)

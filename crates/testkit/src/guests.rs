@@ -2,37 +2,94 @@
 //! Invariant: the same source and toolchain give the same bytes, and are built once per machine.
 //!
 //! A guest is named by its file. `p1_` guests are core modules of WASI preview 1; [`component`] gives the same program
-//! as a `wasi:cli` component, through the adapter that belongs to the wasmtime in use.
+//! as a `wasi:cli` component, through the adapter that belongs to the wasmtime in use. `http_` guests are components of
+//! `wasi:http/proxy`, in folders named after their languages: [`rust`], [`python()`] and [`javascript()`].
 
 mod generate;
+mod javascript;
+mod python;
+mod rust;
 mod toolchain;
+mod wit;
 
 use crate::{checkout, store};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use wasi_preview1_component_adapter_provider::{
-    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
+    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
 };
 
 pub use generate::{Work, compile_bomb, importing, many_functions, padded};
+pub use python::{World, component as python_component};
 
 /// What no host offers, or what is no program, cannot become a component.
 const NO_COMPONENT: [&str; 3] = ["p1_unknown_import.wat", "p1_no_start.wat", "p1_reactor.wat"];
+
+/// What follows the magic number of a component.
+const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
 
 /// Where the sources are.
 pub fn folder() -> PathBuf {
     checkout::of_crate("testkit").join("guests")
 }
 
-/// The files of the guests, sorted.
+fn rust_folder() -> PathBuf {
+    folder().join("rust")
+}
+
+/// The files of the guests of WASI preview 1, sorted.
 pub fn all() -> Result<Vec<String>> {
+    names(&folder(), Path::is_file)
+}
+
+/// Every service by its name, sorted by language.
+pub fn services() -> Result<Vec<Service>> {
+    let script = |extension: &'static str| move |path: &Path| path.extension().is_some_and(|found| found == extension);
+    let rust = names(&rust_folder(), Path::is_dir)?.into_iter().map(Service::Rust);
+    let python = names(&folder().join("python"), script("py"))?.into_iter().map(Service::Python);
+    let javascript = names(&folder().join("javascript"), script("js"))?.into_iter().map(Service::Javascript);
+    Ok(rust.chain(python).chain(javascript).collect())
+}
+
+fn names(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(folder())? {
-        names.push(entry?.file_name().to_string_lossy().into_owned());
+    for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+        let entry = entry?;
+        if wanted(&entry.path()) {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
     }
     names.sort();
     Ok(names)
+}
+
+/// A guest that is a component from the start, by the language it is written in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Service {
+    /// A crate, by its folder.
+    Rust(String),
+    /// A file.
+    Python(String),
+    /// A file.
+    Javascript(String),
+}
+
+impl Service {
+    /// What tests name it by.
+    pub fn name(&self) -> &str {
+        let (Service::Rust(name) | Service::Python(name) | Service::Javascript(name)) = self;
+        name
+    }
+
+    /// The component.
+    pub fn component(&self) -> Result<Vec<u8>> {
+        match self {
+            Service::Rust(name) => rust(name),
+            Service::Python(file) => python(file),
+            Service::Javascript(file) => javascript(file),
+        }
+    }
 }
 
 /// Builds all guests into a folder, for a machine without toolchains whose `WASM_TEST_GUESTS` names a copy of it.
@@ -42,6 +99,9 @@ pub fn build_into(target: &Path) -> Result<()> {
         if !NO_COMPONENT.contains(&file.as_str()) {
             fs::write(target.join(format!("{file}.component.wasm")), component(&file)?)?;
         }
+    }
+    for service in services()? {
+        fs::write(target.join(format!("{}.component.wasm", service.name())), service.component()?)?;
     }
     Ok(())
 }
@@ -77,21 +137,52 @@ pub fn component(file: &str) -> Result<Vec<u8>> {
         return Ok(wasm);
     }
     let module = module(file)?;
-    let key = store::key(&[b"component", &module, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER]);
-    store::cached("guests", &format!("{key}.wasm"), |output| {
-        let wasm = componentize(&module).with_context(|| format!("guest {file} as component"))?;
-        Ok(fs::write(output, wasm)?)
-    })
+    as_component(&module, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER).with_context(|| format!("guest {file} as component"))
 }
 
-fn componentize(module: &[u8]) -> Result<Vec<u8>> {
-    wit_component::ComponentEncoder::default()
-        .module(module)
-        .and_then(|encoder| {
-            encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)
-        })
-        .and_then(|mut encoder| encoder.encode())
-        .map_err(|error| anyhow::anyhow!("{error:?}"))
+/// The crate `rust/NAME` as a component.
+pub fn rust(name: &str) -> Result<Vec<u8>> {
+    if let Some(wasm) = built(&format!("{name}.component.wasm"))? {
+        return Ok(wasm);
+    }
+    let wasm = rust::build(name, &rust_folder().join(name))?;
+    if wasm.get(4..8) == Some(&COMPONENT) {
+        return Ok(wasm);
+    }
+    as_component(&wasm, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER).with_context(|| format!("guest {name} as component"))
+}
+
+/// The service `python/FILE` as a component, 18 MB large.
+pub fn python(file: &str) -> Result<Vec<u8>> {
+    if let Some(wasm) = built(&format!("{file}.component.wasm"))? {
+        return Ok(wasm);
+    }
+    let path = folder().join("python").join(file);
+    let source = fs::read_to_string(&path).with_context(|| format!("read guest {}", path.display()))?;
+    python_component(&source, World::Proxy).with_context(|| format!("guest {file}"))
+}
+
+/// The service `javascript/FILE` as a component, 13 MB large.
+pub fn javascript(file: &str) -> Result<Vec<u8>> {
+    if let Some(wasm) = built(&format!("{file}.component.wasm"))? {
+        return Ok(wasm);
+    }
+    let path = folder().join("javascript").join(file);
+    let source = fs::read(&path).with_context(|| format!("read guest {}", path.display()))?;
+    javascript::proxy(&path, &source).with_context(|| format!("guest {file}"))
+}
+
+/// A core module as a component; the adapter stands in for WASI preview 1, if the module imports it.
+fn as_component(module: &[u8], adapter: &[u8]) -> Result<Vec<u8>> {
+    let key = store::key(&[b"component", module, adapter]);
+    store::cached("guests", &format!("{key}.wasm"), |output| {
+        let wasm = wit_component::ComponentEncoder::default()
+            .module(module)
+            .and_then(|encoder| encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter))
+            .and_then(|mut encoder| encoder.encode())
+            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        Ok(fs::write(output, wasm)?)
+    })
 }
 
 #[cfg(test)]
@@ -112,14 +203,31 @@ mod tests {
     }
 
     #[test]
+    fn every_service_is_built_and_handles_requests() {
+        let services = services().unwrap();
+        assert!(services.len() >= 3, "{services:?}");
+        for service in services {
+            let wasm = service.component().unwrap();
+            assert_eq!(wasm[..8], *b"\0asm\x0d\0\x01\0", "{service:?}");
+            let export = b"wasi:http/incoming-handler@0.2.12";
+            assert!(wasm.windows(export.len()).any(|part| part == export), "{service:?}");
+        }
+    }
+
+    /// Services whose tests come with the engine's http: each has to leave this list then.
+    const WITHOUT_TESTS_YET: [&str; 3] = ["http_service", "http_hello.py", "http_hello.js"];
+
+    #[test]
     fn every_guest_is_named_by_a_test_of_a_crate() {
         let crates = folder().join("../..");
         let mut tests = String::new();
         for entry in fs::read_dir(crates).unwrap() {
             collect(&entry.unwrap().path().join("tests"), &mut tests);
         }
-        let idle: Vec<String> =
-            all().unwrap().into_iter().filter(|guest| !tests.contains(&format!("\"{guest}\""))).collect();
+        let services: Vec<String> = services().unwrap().iter().map(|service| service.name().to_owned()).collect();
+        let guests = all().unwrap().into_iter().chain(services);
+        let guests = guests.filter(|guest| !WITHOUT_TESTS_YET.contains(&guest.as_str()));
+        let idle: Vec<String> = guests.filter(|guest| !tests.contains(&format!("\"{guest}\""))).collect();
         assert!(idle.is_empty(), "guests that no file under crates/*/tests names: {idle:?}: add a test or remove them");
     }
 

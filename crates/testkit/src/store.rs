@@ -1,9 +1,11 @@
-//! The project's cache outside the checkout: versions of containerd (filled by `test/containerd.sh`) and built guests.
-//! Invariant: a file appears in it whole or not at all.
+//! The project's cache outside the checkout: versions of containerd (filled by `test/containerd.sh`), built guests, and
+//! tools that build them.
+//! Invariant: a file appears in it whole or not at all; a tool's folder is not given out before it is whole.
 
 use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +52,34 @@ pub fn cached(folder: &str, name: &str, make: impl FnOnce(&Path) -> Result<()>) 
     let bytes = fs::read(&output).with_context(|| format!("read {}", output.display()))?;
     fs::rename(&output, &target).with_context(|| format!("rename to {}", target.display()))?;
     Ok(bytes)
+}
+
+/// The folder `folder/name` of the cache, filled by `install` if it is not whole. It is filled where it stays, since tools
+/// write down their own paths.
+pub fn installed(folder: &str, name: &str, install: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let folder = dir().join(folder);
+    let target = folder.join(name);
+    let whole = target.join(".whole");
+    if whole.exists() {
+        return Ok(target);
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let lock = folder.join(format!("{name}.lock"));
+    let file = File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
+    // Held until the end of this call: another process waits for it, and then finds the folder whole.
+    let _held = Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .with_context(|| format!("lock {}", lock.display()))?;
+    if whole.exists() {
+        return Ok(target);
+    }
+    if target.exists() {
+        fs::remove_dir_all(&target).with_context(|| format!("remove {}", target.display()))?;
+    }
+    fs::create_dir(&target).with_context(|| format!("create {}", target.display()))?;
+    install(&target)?;
+    File::create(&whole).with_context(|| format!("create {}", whole.display()))?;
+    Ok(target)
 }
 
 /// Writes a file whole: to a temporary name beside it, then renamed.

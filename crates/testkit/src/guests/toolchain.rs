@@ -1,4 +1,5 @@
-//! Builds guests in C and Go. A toolchain that is missing fails with the line that installs it.
+//! Builds guests in C and Go, and runs tools for the other languages. A toolchain that is missing fails with the line
+//! that installs it.
 
 use crate::store;
 use anyhow::{Context, Result, bail};
@@ -35,7 +36,7 @@ pub(super) fn go(file: &str, path: &Path, source: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Runs a tool and gives its stdout.
-fn run(command: &mut Command, install: &str) -> Result<Vec<u8>> {
+pub(super) fn run(command: &mut Command, install: &str) -> Result<Vec<u8>> {
     let tool = command.get_program().to_string_lossy().into_owned();
     let output = match command.output() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
