@@ -1,10 +1,10 @@
 //! Turns a plan into what a guest may touch.
-//! Invariant: nothing outside of this file hands a right of the process to a guest. No socket is granted: every address
-//! is refused and no name is resolved.
+//! Invariant: nothing outside of this file hands a right of the process to a guest. What it may reach over the network is
+//! up to `network`.
 
 use crate::budget::Budget;
 use crate::compile::one_line;
-use crate::outgoing::Outgoing;
+use crate::network::{Network, Outgoing};
 use crate::stdio::Output;
 use plan::{Failure, Invocation, Mount, RootAccess, RunPlan};
 use std::fs;
@@ -31,6 +31,7 @@ pub(crate) struct Grant {
     /// The preopens, opened once.
     filesystem: WasiFilesystemCtx,
     outputs: [Output; 2],
+    outgoing: Outgoing,
 }
 
 impl Grant {
@@ -39,7 +40,8 @@ impl Grant {
         let filesystem = context(plan, WorkingDirectory::Told)?.build().filesystem().clone();
         let Invocation { args, env: _, cwd } = plan.invocation.clone();
         let env = environment(&plan.invocation, WorkingDirectory::Told);
-        Ok(Grant { args, env, cwd, filesystem, outputs })
+        let outgoing = outgoing(plan, &outputs);
+        Ok(Grant { args, env, cwd, filesystem, outputs, outgoing })
     }
 
     /// The rights of one instance.
@@ -47,7 +49,8 @@ impl Grant {
         let mut builder = WasiCtxBuilder::new();
         builder.args(&self.args).envs(&self.env).initial_cwd(&self.cwd);
         builder.stdout(self.outputs[0].clone()).stderr(self.outputs[1].clone());
-        let mut state = State::new(builder.build_p1(), budget);
+        self.outgoing.network().grant(&mut builder);
+        let mut state = State::new(builder.build_p1(), self.outgoing.clone(), budget);
         state.ctx().ctx.filesystem().clone_from(&self.filesystem);
         state
     }
@@ -59,8 +62,13 @@ impl Grant {
 }
 
 impl State {
-    pub(crate) fn new(wasi: WasiP1Ctx, budget: Budget) -> Self {
-        State { wasi, http: WasiHttpCtx::new(), outgoing: Outgoing, budget }
+    pub(crate) fn new(wasi: WasiP1Ctx, outgoing: Outgoing, budget: Budget) -> Self {
+        State { wasi, http: WasiHttpCtx::new(), outgoing, budget }
+    }
+
+    /// The container's network.
+    pub(crate) fn network(&self) -> Network {
+        self.outgoing.network().clone()
     }
 
     pub(crate) fn wasi_mut(&mut self) -> &mut WasiP1Ctx {
@@ -87,6 +95,11 @@ pub(crate) enum WorkingDirectory {
     Told,
     /// WASI 0.1 has none: relative paths start at `/`. `PWD` is set, for those who look there.
     InEnvironment,
+}
+
+/// The client for a guest's requests, which refuses what the plan does not grant.
+pub(crate) fn outgoing(plan: &RunPlan, outputs: &[Output; 2]) -> Outgoing {
+    Outgoing::new(Network::new(plan.network.clone(), outputs[1].clone()))
 }
 
 /// Arguments, environment, working directory and preopens, as the plan grants them. Standard streams are up to the

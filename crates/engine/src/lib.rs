@@ -24,7 +24,7 @@ mod hash;
 mod http;
 mod key;
 mod link;
-mod outgoing;
+mod network;
 mod p1;
 mod p2;
 mod run;

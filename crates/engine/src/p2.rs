@@ -2,6 +2,7 @@
 
 use crate::errno;
 use crate::grant::State;
+use crate::network;
 use wasmtime::component::{Linker, Resource};
 use wasmtime::{Engine, StoreContextMut};
 use wasmtime_wasi::filesystem::WasiFilesystemView;
@@ -38,6 +39,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     linker.allow_shadowing(true);
     add_to_linker_async(&mut linker)?;
     add_only_http_to_linker_async(&mut linker)?;
+    network::add_to_linker(&mut linker)?;
     let mut instance = linker.instance(FILESYSTEM)?;
     with_exact_error! { instance,
         "create-directory-at" create_directory_at(path: String);

@@ -34,7 +34,14 @@ enum Work {
     /// It runs once.
     Once { store: Store<State>, program: Once, refusal: Refusal },
     /// It answers requests.
-    Service { socket: Socket, instances: Instances, settings: Http },
+    Service(Box<Service>),
+}
+
+/// A service that does not listen yet.
+struct Service {
+    socket: Socket,
+    instances: Instances,
+    settings: Http,
 }
 
 /// A program that runs once.
@@ -79,9 +86,11 @@ impl Loaded {
         let once = |program, cwd| -> Result<Work, Failure> {
             let mut builder = grant::context(plan, cwd)?;
             builder.stdin(input(stdio.stdin).map_err(stream)?).stdout(outputs[0].clone()).stderr(outputs[1].clone());
+            let outgoing = grant::outgoing(plan, &outputs);
+            outgoing.network().grant(&mut builder);
             let refusal = Refusal::default();
             let budget = Budget::new(memory.clone(), refusal.clone());
-            let store = Store::new(&engine, State::new(builder.build_p1(), budget));
+            let store = Store::new(&engine, State::new(builder.build_p1(), outgoing, budget));
             Ok(Work::Once { store, program, refusal })
         };
         let work = match program {
@@ -91,7 +100,8 @@ impl Loaded {
                 let grant = Grant::new(plan, outputs.clone())?;
                 let made = Made { engine: engine.clone(), pre, grant, memory: memory.clone() };
                 let instances = Instances::new(made, &plan.http, plan)?;
-                Work::Service { socket: Socket::bind(&plan.http)?, instances, settings: plan.http.clone() }
+                let socket = Socket::bind(&plan.http)?;
+                Work::Service(Box::new(Service { socket, instances, settings: plan.http.clone() }))
             }
         };
         drop(inside);
@@ -109,7 +119,8 @@ impl Guest {
                 let mut tell = Refusals { refusal: &refusal, report, told: false };
                 runtime.block_on(run_once(store, program, &signals, timeout, &mut tell))
             }
-            Work::Service { socket, instances, settings } => runtime.block_on(async {
+            Work::Service(service) => runtime.block_on(async {
+                let Service { socket, instances, settings } = *service;
                 let served = async {
                     match socket.listen() {
                         Ok(listener) => http::serve(listener, instances, &settings, &signals).await,

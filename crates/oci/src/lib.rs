@@ -145,6 +145,7 @@ pub async fn lower(request: Request<'_>) -> Result<Lowered, Error> {
             mounts: parts.mounts,
             limits: parts.limits,
             isolation: parts.isolation,
+            network: settings.network,
             http: settings.http,
             hooks: parts.hooks,
             termination_file: parts.termination_file,

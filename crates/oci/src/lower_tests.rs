@@ -2,7 +2,8 @@
 
 use super::*;
 use plan::{
-    CacheSettings, CgroupPath, Hook, Hooks, Http, Invocation, Isolation, Limits, Origin, RootAccess, Source, User,
+    CacheSettings, CgroupPath, Hook, Hooks, Http, Invocation, Isolation, Limits, NetworkAccess, Origin, RootAccess,
+    Source, User,
 };
 use prost::Message;
 use serde_json::{Value, json};
@@ -75,13 +76,14 @@ fn plain_bundle_becomes_a_plan() {
             user_namespace: None,
             sysctls: BTreeMap::new(),
             hostname: None,
-            user: User { uid: 0, gid: 0, groups: Vec::new(), umask: None },
+            user: User { uid: 0, gid: 0, groups: Vec::new(), umask: None, low_ports: false },
             rlimits: Vec::new(),
             cgroup: CgroupPath::Cgroupfs("/ns/id".to_owned()),
             oom_score_adj: None,
             seccomp: None,
             apparmor: None,
         },
+        network: NetworkAccess::Any,
         http: Http::default(),
         hooks: Hooks::default(),
         termination_file: None,

@@ -147,6 +147,8 @@ pub struct User {
     pub groups: Vec<u32>,
     /// File mode creation mask, if the spec sets one.
     pub umask: Option<u32>,
+    /// Whether it keeps the capability for ports that are the kernel's to give (`CAP_NET_BIND_SERVICE`).
+    pub low_ports: bool,
 }
 
 /// One resource limit.

@@ -10,6 +10,7 @@ mod http;
 mod isolation;
 mod limits;
 mod mounts;
+mod network;
 mod report;
 mod seccomp;
 mod source;
@@ -26,6 +27,7 @@ pub use isolation::{
 };
 pub use limits::{Bound, Cpu, Io, Limits, Memory, Throttle, ThrottleKind};
 pub use mounts::{Mount, MountFlags, MountSource, RootAccess};
+pub use network::{HostRule, NetworkAccess, NetworkRule, Protocol};
 pub use report::{Failure, Report, one_line, printable, printable_line};
 pub use seccomp::{SeccompAction, SeccompCondition, SeccompFlag, SeccompProfile, SeccompRule, SeccompTest};
 pub use source::{Digest, DigestError, FileIdentity, Origin, Source};
@@ -47,6 +49,8 @@ pub struct RunPlan {
     pub limits: Limits,
     /// What separates the container process from the node.
     pub isolation: Isolation,
+    /// What the guest may reach over the network.
+    pub network: NetworkAccess,
     /// How it is served, if it is of the http world.
     pub http: Http,
     /// Programs of the node that run beside it.

@@ -1,7 +1,7 @@
-//! Linux capabilities: the container process keeps none.
+//! Linux capabilities: the container process keeps none, or the one to listen on low ports.
 
-use caps::CapSet;
 use caps::errors::CapsError;
+use caps::{CapSet, Capability, CapsHashSet};
 
 /// Drops every capability from every set, the bounding set first while that is still allowed.
 pub(crate) fn drop_all() -> Result<(), CapsError> {
@@ -15,8 +15,10 @@ pub(crate) fn drop_all() -> Result<(), CapsError> {
     caps::clear(None, CapSet::Inheritable)
 }
 
-/// Drops what a process of user id 0 still holds after [`drop_all`] and the change of identity.
-pub(crate) fn drop_effective() -> Result<(), CapsError> {
-    caps::clear(None, CapSet::Effective)?;
-    caps::clear(None, CapSet::Permitted)
+/// Drops what a process still holds after [`drop_all`] and the change of identity, but these.
+pub(crate) fn keep(kept: &[Capability]) -> Result<(), CapsError> {
+    let kept: CapsHashSet = kept.iter().copied().collect();
+    caps::set(None, CapSet::Effective, &CapsHashSet::new())?;
+    caps::set(None, CapSet::Permitted, &kept)?;
+    caps::set(None, CapSet::Effective, &kept)
 }

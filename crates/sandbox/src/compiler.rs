@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// The user that owns nothing.
-const NOBODY: User = User { uid: 65_534, gid: 65_534, groups: Vec::new(), umask: None };
+const NOBODY: User = User { uid: 65_534, gid: 65_534, groups: Vec::new(), umask: None, low_ports: false };
 
 /// The descriptors of a compilation.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Who the container process is and what it may consume of itself: user, groups, resource limits, capabilities.
 
 use crate::{capabilities, process, syscall};
+use caps::Capability;
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
@@ -59,16 +60,23 @@ pub(crate) fn limit(rlimits: &[Rlimit]) -> Result<(), IdentityError> {
     Ok(())
 }
 
-/// Becomes `user` for good, without capabilities.
+/// Becomes `user` for good, without capabilities but the one for low ports if it has that.
 pub(crate) fn become_user(user: &User) -> Result<(), IdentityError> {
     capabilities::drop_all()?;
+    let kept = match user.low_ports {
+        true => [Capability::CAP_NET_BIND_SERVICE].as_slice(),
+        false => &[],
+    };
+    // Else none survives the change of the user.
+    prctl::set_keepcaps(!kept.is_empty()).map_err(|errno| IdentityError::Attribute(errno.into()))?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
     setgroups(&groups)
         .and_then(|()| setresgid(gid, gid, gid))
         .and_then(|()| setresuid(uid, uid, uid))
         .map_err(|errno| IdentityError::Become { uid: user.uid, gid: user.gid, source: errno.into() })?;
-    capabilities::drop_effective()?;
+    capabilities::keep(kept)?;
+    prctl::set_keepcaps(false).map_err(|errno| IdentityError::Attribute(errno.into()))?;
     if let Some(mask) = user.umask {
         umask(Mode::from_bits_truncate(mask));
     }

@@ -214,9 +214,6 @@ mod tests {
         }
     }
 
-    /// Services whose tests come with the engine's http: each has to leave this list then.
-    const WITHOUT_TESTS_YET: [&str; 3] = ["http_service", "http_hello.py", "http_hello.js"];
-
     #[test]
     fn every_guest_is_named_by_a_test_of_a_crate() {
         let crates = folder().join("../..");
@@ -226,7 +223,6 @@ mod tests {
         }
         let services: Vec<String> = services().unwrap().iter().map(|service| service.name().to_owned()).collect();
         let guests = all().unwrap().into_iter().chain(services);
-        let guests = guests.filter(|guest| !WITHOUT_TESTS_YET.contains(&guest.as_str()));
         let idle: Vec<String> = guests.filter(|guest| !tests.contains(&format!("\"{guest}\""))).collect();
         assert!(idle.is_empty(), "guests that no file under crates/*/tests names: {idle:?}: add a test or remove them");
     }

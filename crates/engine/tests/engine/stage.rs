@@ -3,7 +3,7 @@
 use engine::{ArtifactKey, Cache, CompileJob, Host, Interrupter, Stdio, Variant, compile};
 use plan::{
     CacheSettings, CgroupPath, CompileBounds, Digest, ExitStatus, Failure, Hooks, Http, Invocation, Isolation, Limits,
-    Mount, MountFlags, MountSource, Origin, Report, RootAccess, RunPlan, Source, User,
+    Mount, MountFlags, MountSource, NetworkAccess, Origin, Report, RootAccess, RunPlan, Source, User,
 };
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write};
@@ -223,13 +223,14 @@ pub(crate) fn plan() -> RunPlan {
             user_namespace: None,
             sysctls: Default::default(),
             hostname: None,
-            user: User { uid: 0, gid: 0, groups: Vec::new(), umask: None },
+            user: User { uid: 0, gid: 0, groups: Vec::new(), umask: None, low_ports: false },
             rlimits: Vec::new(),
             cgroup: CgroupPath::Cgroupfs("/test".into()),
             oom_score_adj: None,
             seccomp: None,
             apparmor: None,
         },
+        network: NetworkAccess::Any,
         http: Http::default(),
         hooks: Hooks::default(),
         termination_file: None,

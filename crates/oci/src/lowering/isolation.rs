@@ -6,7 +6,7 @@ use super::seccomp;
 use super::sysctls::{self, Error as SysctlError};
 use super::user_namespace::{self, Error as UserNamespaceError};
 use crate::bundle::Bundle;
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Process};
+use oci_spec::runtime::{Capabilities, Capability, LinuxNamespace, LinuxNamespaceType, Process};
 use plan::{CgroupPath, Isolation, Namespace, NamespaceKind, Rlimit, User};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -155,7 +155,16 @@ fn user(process: &Process) -> User {
         gid: user.gid(),
         groups: user.additional_gids().clone().unwrap_or_default(),
         umask: user.umask(),
+        // Up to where it listens: see `may_have_low_ports`.
+        low_ports: false,
     }
+}
+
+/// Whether the spec gives the process the capability for low ports, as an exec would leave it: to user 0, or as ambient.
+pub(super) fn may_have_low_ports(process: &Process) -> bool {
+    let Some(capabilities) = process.capabilities() else { return false };
+    let has = |set: &Option<Capabilities>| set.as_ref().is_some_and(|set| set.contains(&Capability::NetBindService));
+    has(capabilities.effective()) && (process.user().uid() == 0 || has(capabilities.ambient()))
 }
 
 fn rlimits(process: &Process) -> Result<Vec<Rlimit>, Error> {

@@ -34,7 +34,7 @@ fn plain() -> Isolation {
         user_namespace: None,
         sysctls: BTreeMap::new(),
         hostname: None,
-        user: User { uid: 0, gid: 0, groups: Vec::new(), umask: None },
+        user: User { uid: 0, gid: 0, groups: Vec::new(), umask: None, low_ports: false },
         rlimits: Vec::new(),
         cgroup: CgroupPath::Cgroupfs("/ns/id".to_owned()),
         oom_score_adj: None,
@@ -54,7 +54,7 @@ fn user_limits_and_score_are_taken() {
         "noNewPrivileges": true,
     });
     let wanted = Isolation {
-        user: User { uid: 1000, gid: 100, groups: vec![5, 6], umask: Some(18) },
+        user: User { uid: 1000, gid: 100, groups: vec![5, 6], umask: Some(18), low_ports: false },
         rlimits: vec![Rlimit { resource: "RLIMIT_NOFILE".to_owned(), soft: 10, hard: 20 }],
         oom_score_adj: Some(-997),
         ..plain()

@@ -1,7 +1,7 @@
 //! The lowering table: each part of the OCI spec to its place in the plan, or an error.
 //! Invariant: nothing of the spec is dropped silently, except what this page lists, because the container process has
 //! less than it in any case:
-//! - `process.capabilities`: all are dropped;
+//! - `process.capabilities`: all are dropped, but the one for low ports where a server is to listen on one;
 //! - `process.noNewPrivileges`: always on;
 //! - `process.selinuxLabel`, `linux.mountLabel`: the guest reaches no system call directly;
 //! - `linux.maskedPaths`, `linux.readonlyPaths`: they lie in `/proc` and `/sys`, which are not mounted;
@@ -20,7 +20,7 @@ mod user_namespace;
 use crate::bundle::Bundle;
 use crate::settings::{Settings, narrower};
 use oci_spec::runtime::LinuxResources;
-use plan::{Hooks, Invocation, Isolation, Limits, Mount, RootAccess};
+use plan::{Hooks, Invocation, Isolation, Limits, Listen, Mount, RootAccess};
 use std::path::PathBuf;
 
 pub use hooks::Error as HookError;
@@ -74,7 +74,8 @@ pub(crate) struct Parts {
 /// Lowers the spec of container `id` in containerd's `namespace`.
 pub(crate) fn lower(bundle: &Bundle, settings: &Settings, namespace: &str, id: &str) -> Result<Parts, Error> {
     let mut warnings = Vec::new();
-    let isolation = isolation::lower(bundle, namespace, id, &mut warnings)?;
+    let mut isolation = isolation::lower(bundle, namespace, id, &mut warnings)?;
+    isolation.user.low_ports = listens_low(&settings.http.listen) && isolation::may_have_low_ports(&bundle.process);
     let mounts = mounts::lower(bundle, isolation.user_namespace.as_ref(), &mut warnings)?;
     let termination_file = mounts::termination_file(&bundle.annotations, &mounts);
     Ok(Parts {
@@ -90,6 +91,12 @@ pub(crate) fn lower(bundle: &Bundle, settings: &Settings, namespace: &str, id: &
         termination_file,
         warnings,
     })
+}
+
+/// Whether it is on a port that the kernel keeps for privileged processes.
+fn listens_low(listen: &Listen) -> bool {
+    const FIRST_FREE: u16 = 1024;
+    matches!(listen, Listen::On(address) if address.port() < FIRST_FREE)
 }
 
 /// Lowers the resources of an update: what they leave out stays as it is.

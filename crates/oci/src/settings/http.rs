@@ -47,7 +47,7 @@ fn least<T: Ord>(default: T, maximum: Option<T>) -> T {
 fn of_environment(env: &[String]) -> Option<Listen> {
     let value = |name: &str| {
         let values = env.iter().filter_map(|entry| entry.split_once('='));
-        values.filter(|(known, _)| *known == name).map(|(_, value)| value).last()
+        values.filter(|(known, _)| *known == name).map(|(_, value)| value).next_back()
     };
     let unusable = |variable: &str, expected: &str| Listen::Unusable {
         variable: variable.to_owned(),

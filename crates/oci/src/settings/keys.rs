@@ -1,8 +1,8 @@
 //! The keys that operators and pod authors may set, each with its value's form.
 //! It must not know where a value was written.
 
-use super::units;
-use plan::{RootAccess, Size};
+use super::{network, units};
+use plan::{NetworkAccess, RootAccess, Size};
 use std::cmp::Ordering;
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
@@ -19,14 +19,15 @@ const CONNECTIONS: &str = "http.max-connections";
 const REQUEST_TIMEOUT: &str = "http.request-timeout";
 const REUSE: &str = "http.reuse";
 const DRAIN_DELAY: &str = "http.drain-delay";
+const NETWORK: &str = "network.allow";
 /// The form of an address to listen on.
 pub(super) const ADDRESS_FORM: &str = "an address with a port such as [::]:8080, 0.0.0.0:80 or 127.0.0.1:8080";
 /// The keys that have an order, and thus may have a maximum.
 const ORDERED: [&str; 8] = [MEMORY, TIMEOUT, ROOTFS, CONCURRENCY, CONNECTIONS, REQUEST_TIMEOUT, REUSE, DRAIN_DELAY];
 /// The others.
-const UNORDERED: [&str; 2] = [INVOKE, LISTEN];
+const UNORDERED: [&str; 3] = [INVOKE, LISTEN, NETWORK];
 /// Keys that are designed and refused until they are built.
-const NOT_BUILT: [&str; 6] = ["limits.fuel", "network.allow", "deterministic", "config.from", "keyvalue", "coredump"];
+const NOT_BUILT: [&str; 5] = ["limits.fuel", "deterministic", "config.from", "keyvalue", "coredump"];
 
 /// Why a key or its value is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +76,7 @@ pub(crate) struct Choices {
     pub(crate) request_timeout: Option<Duration>,
     pub(crate) reuse: Option<NonZeroU32>,
     pub(crate) drain_delay: Option<Duration>,
+    pub(crate) network: Option<NetworkAccess>,
 }
 
 impl Choices {
@@ -98,6 +100,7 @@ impl Choices {
             // None is a choice here: endpoints may be gone before the signal comes.
             DRAIN_DELAY if value == "0s" => self.drain_delay = Some(Duration::ZERO),
             DRAIN_DELAY => self.drain_delay = duration()?,
+            NETWORK => self.network = network::parse(value).ok_or_else(|| bad(network::FORM)).map(Some)?,
             _ if NOT_BUILT.contains(&key) => return Err(KeyError::NotBuilt(key.to_owned())),
             _ => return Err(KeyError::Unknown(key.to_owned())),
         }
@@ -117,6 +120,7 @@ impl Choices {
             request_timeout: self.request_timeout.or(next.request_timeout),
             reuse: self.reuse.or(next.reuse),
             drain_delay: self.drain_delay.or(next.drain_delay),
+            network: self.network.or(next.network),
         }
     }
 

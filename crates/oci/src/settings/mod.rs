@@ -4,13 +4,14 @@
 mod annotations;
 mod http;
 mod keys;
+mod network;
 mod operator;
 mod options;
 mod toml_text;
 mod units;
 
 use crate::RuntimeOptions;
-use plan::{CacheSettings, Http, RootAccess};
+use plan::{CacheSettings, Http, NetworkAccess, RootAccess};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) memory_bytes: Option<u64>,
     /// How long the guest may run.
     pub(crate) timeout: Option<Duration>,
+    /// What the guest may reach.
+    pub(crate) network: NetworkAccess,
     /// How a guest of the http world is served.
     pub(crate) http: Http,
     /// What an annotation asks for the root filesystem.
@@ -74,6 +77,7 @@ pub(crate) fn load(
     Ok(Settings {
         memory_bytes: chosen.memory_bytes.or(maxima.memory_bytes),
         timeout: chosen.timeout.or(maxima.timeout),
+        network: chosen.network.unwrap_or_default(),
         http,
         rootfs_asked,
         rootfs_bound,

@@ -4,7 +4,7 @@ use crate::Cases;
 use crate::web::{Reply, Service};
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
-use testkit::{Namespace, cases, wait};
+use testkit::{Namespace, cases, guests, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::http::requests_are_answered,
@@ -19,6 +19,7 @@ pub(crate) const CASES: Cases = cases![
     crate::http::the_environment_says_where_to_listen,
     crate::http::addresses_that_cannot_be_had_are_refused,
     crate::http::a_service_ends_by_signal,
+    crate::http::components_of_other_languages_answer,
 ];
 
 fn service(node: &Namespace) -> Result<Service> {
@@ -210,4 +211,18 @@ fn a_service_ends_by_signal(node: &Namespace) -> Result<()> {
     service.kill(15)?;
     ensure!(service.get("/")?.status == 200, "it takes requests still");
     service.finish(15, 143)
+}
+
+fn components_of_other_languages_answer(node: &Namespace) -> Result<()> {
+    let python = guests::python("http_hello.py")?;
+    let javascript = guests::javascript("http_hello.js")?;
+    for (wasm, says) in [(python, "hello from python\n"), (javascript, "hello from javascript\n")] {
+        let service = Service::start_listening(Service::draft_of(node, &wasm)?)?;
+        for _ in 0..2 {
+            let reply = service.get("/")?;
+            ensure!((reply.status, reply.text.as_str()) == (200, says), "{reply:?}");
+        }
+        service.finish(15, 0)?;
+    }
+    Ok(())
 }

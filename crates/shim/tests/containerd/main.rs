@@ -16,6 +16,7 @@ mod limits;
 mod loggers;
 mod memory;
 mod mounts;
+mod network;
 mod output;
 mod profiles;
 mod refusals;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         .on(&current, hooks::CASES)
         .on(&current, users::CASES)
         .on(&current, http::CASES)
+        .on(&current, network::CASES)
         .on(&current, signals::CASES)
         .on(&current, lifecycle::CASES)
         .on(&current, group::CASES)

@@ -32,8 +32,12 @@ const AFTER: &str = "\n\u{1e}%{http_code} %{http_version} %header{connection}\u{
 impl Service {
     /// A container of the Rust guest on the node's network.
     pub(crate) fn draft(node: &Namespace) -> Result<Draft<'_>> {
-        let reference = format!("test.local/{}:1", node.fresh("http"));
-        let image = Image::with_file(&reference, &guests::rust("http_service")?);
+        Service::draft_of(node, &guests::rust("http_service")?)
+    }
+
+    /// A container of this component on the node's network.
+    pub(crate) fn draft_of<'a>(node: &'a Namespace, wasm: &[u8]) -> Result<Draft<'a>> {
+        let image = Image::with_file(&format!("test.local/{}:1", node.fresh("http")), wasm);
         node.import(&image)?;
         let shared = json!([{ "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }]);
         Ok(node.task(&image).spec(|spec| spec["linux"]["namespaces"] = shared))
@@ -46,13 +50,32 @@ impl Service {
         })
     }
 
+    /// As [`Service::start`], with a change that may fail.
+    pub(crate) fn try_start<'a>(
+        node: &'a Namespace,
+        change: impl FnOnce(Draft<'a>) -> Result<Draft<'a>>,
+    ) -> Result<Service> {
+        Service::start_listening(change(Service::draft(node)?)?)
+    }
+
+    /// Starts it on a free port, and waits until it answers.
+    pub(crate) fn start_listening(draft: Draft<'_>) -> Result<Service> {
+        Service::start_draft(draft, |draft, port| {
+            draft.annotation("io.containerd.wasm.v1/http.listen", &format!("127.0.0.1:{port}"))
+        })
+    }
+
     /// Starts one that is told its port by other means.
     pub(crate) fn start_by<'a>(
         node: &'a Namespace,
         change: impl FnOnce(Draft<'a>, u16) -> Draft<'a>,
     ) -> Result<Service> {
+        Service::start_draft(Service::draft(node)?, change)
+    }
+
+    fn start_draft<'a>(draft: Draft<'a>, change: impl FnOnce(Draft<'a>, u16) -> Draft<'a>) -> Result<Service> {
         let port = free_port()?;
-        let task = change(Service::draft(node)?, port).create()?;
+        let task = change(draft, port).create()?;
         task.start()?;
         let service = Service { port, task };
         wait::until("the service answers", || Ok(service.answers()?.then_some(())))?;
@@ -93,7 +116,7 @@ impl Service {
     }
 
     pub(crate) fn kill(&self, signal: u32) -> Result<()> {
-        Ok(self.task.kill(signal as i32)?)
+        self.task.kill(signal as i32)
     }
 
     /// Ends it by this signal; how it ended and what it said.
@@ -151,6 +174,7 @@ fn reply(text: &str) -> Result<Reply> {
     })
 }
 
-fn free_port() -> Result<u16> {
+/// A port of loopback that nobody has.
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

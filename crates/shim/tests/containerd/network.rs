@@ -1,0 +1,274 @@
+//! What a guest may reach: sockets, names and requests, over the container's network and within `network.allow`.
+
+use crate::Cases;
+use crate::web::{Service, free_port};
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::process::{Command, Stdio};
+use std::thread;
+use testkit::task::Draft;
+use testkit::{Namespace, cases, process, wait};
+
+pub(crate) const CASES: Cases = cases![
+    crate::network::a_guest_asks_another_server,
+    crate::network::names_come_from_the_container_s_files,
+    crate::network::a_name_server_is_asked,
+    crate::network::sockets_connect,
+    crate::network::what_is_not_allowed_is_refused_and_told,
+    crate::network::a_rule_with_a_name_holds_for_its_addresses,
+    crate::network::an_encrypted_server_is_trusted_by_the_image_s_certificates,
+    crate::network::a_service_in_a_network_namespace,
+    crate::network::a_low_port_with_the_capability_for_it,
+];
+
+const ALLOW: &str = "io.containerd.wasm.v1/network.allow";
+
+/// A server that answers each line with `pong` and the line.
+fn echo() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            let mut bytes = [0; 64];
+            if let Ok(count) = stream.read(&mut bytes) {
+                let _ = stream.write_all(&[b"pong ", &bytes[..count]].concat());
+            }
+        }
+    });
+    Ok(address)
+}
+
+/// With this content at this path of the container.
+fn with_file<'a>(node: &Namespace, draft: Draft<'a>, path: &str, text: &str) -> Result<Draft<'a>> {
+    let source = node.directory("network")?.join(path.replace('/', "-"));
+    fs::write(&source, text)?;
+    Ok(draft.bind(&source, path, &["bind", "ro"]))
+}
+
+fn a_guest_asks_another_server(node: &Namespace) -> Result<()> {
+    let backend = Service::start(node, |draft| draft)?;
+    let service = Service::start(node, |draft| draft)?;
+    let ask = |path: &str| service.get(&format!("/fetch?url=http://127.0.0.1:{}{path}", backend.port));
+    for _ in 0..3 {
+        let reply = ask("/")?;
+        ensure!((reply.status, reply.text.as_str()) == (200, "hello from wasm\n"), "{reply:?}");
+    }
+    let reply = ask("/big")?;
+    ensure!(reply.status == 200 || reply.status == 400, "{reply:?}");
+    ensure!(ask("/trap")?.status == 500, "the other's status is passed on");
+    let nobody = service.get(&format!("/fetch?url=http://127.0.0.1:{}/", free_port()?))?;
+    ensure!(nobody.status == 502 && nobody.text.contains("ConnectionRefused"), "{nobody:?}");
+    backend.finish(15, 0)?;
+    service.finish(15, 0)
+}
+
+fn names_come_from_the_container_s_files(node: &Namespace) -> Result<()> {
+    let backend = Service::start(node, |draft| draft)?;
+    let hosts = "127.0.0.1 backend.test\n::1 six.test\n";
+    let service = Service::try_start(node, |draft| with_file(node, draft, "/etc/hosts", hosts))?;
+    let reply = service.get("/resolve?name=backend.test")?;
+    ensure!(reply.text == "127.0.0.1\n", "{reply:?}");
+    let reply = service.get(&format!("/fetch?url=http://backend.test:{}/", backend.port))?;
+    ensure!(reply.text == "hello from wasm\n", "{reply:?}");
+    let reply = service.get("/resolve?name=nowhere.test")?;
+    ensure!(reply.status == 502, "{reply:?}");
+    backend.finish(15, 0)?;
+    service.finish(15, 0)
+}
+
+/// A name server that knows one name.
+fn name_server(address: &str) -> Result<()> {
+    let socket = UdpSocket::bind(address).with_context(|| format!("listen on {address}"))?;
+    thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((count, client)) = socket.recv_from(&mut query) {
+            let question = &query[12..count];
+            let known = question.starts_with(b"\x07service\x04test\0");
+            let length = question.iter().position(|byte| *byte == 0).unwrap_or_default() + 5;
+            let is_a = question.get(length - 4..length - 2) == Some(&[0, 1]);
+            // RFC 1035: id, flags (answer, recursion; no such name), counts.
+            let mut reply = query[..2].to_vec();
+            reply.extend([0x81, if known { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(known && is_a), 0, 0, 0, 0]);
+            reply.extend(&question[..length]);
+            if known && is_a {
+                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
+            }
+            let _ = socket.send_to(&reply, client);
+        }
+    });
+    Ok(())
+}
+
+fn a_name_server_is_asked(node: &Namespace) -> Result<()> {
+    // One address of loopback for each version of containerd, whose cases may run side by side.
+    let address = if node.name().contains("1.7") { "127.0.17.53" } else { "127.0.24.53" };
+    name_server(&format!("{address}:53"))?;
+    let backend = Service::start(node, |draft| draft)?;
+    let conf = format!("nameserver {address}\nsearch test\noptions ndots:1\n");
+    let service = Service::try_start(node, |draft| with_file(node, draft, "/etc/resolv.conf", &conf))?;
+    for name in ["service.test", "service"] {
+        let reply = service.get(&format!("/resolve?name={name}"))?;
+        ensure!(reply.text == "127.0.0.1\n", "{name}: {reply:?}");
+    }
+    let reply = service.get("/resolve?name=other.test")?;
+    ensure!(reply.status == 502 && reply.text.contains("name-unresolvable"), "{reply:?}");
+    let reply = service.get(&format!("/fetch?url=http://service.test:{}/", backend.port))?;
+    ensure!(reply.text == "hello from wasm\n", "{reply:?}");
+    let reply = service.get(&format!("/fetch?url=http://other.test:{}/", backend.port))?;
+    ensure!(reply.status == 502 && reply.text.contains("DestinationNotFound"), "{reply:?}");
+    backend.finish(15, 0)?;
+    service.finish(15, 0)
+}
+
+fn sockets_connect(node: &Namespace) -> Result<()> {
+    let server = echo()?;
+    let service = Service::start(node, |draft| draft)?;
+    let reply = service.get(&format!("/tcp?host=127.0.0.1&port={}", server.port()))?;
+    ensure!(reply.text == "pong ping\n", "{reply:?}");
+    let reply = service.get(&format!("/tcp?host=127.0.0.1&port={}", free_port()?))?;
+    ensure!(reply.status == 502 && reply.text.contains("connection-refused"), "{reply:?}");
+    service.finish(15, 0)
+}
+
+fn what_is_not_allowed_is_refused_and_told(node: &Namespace) -> Result<()> {
+    let server = echo()?;
+    let url = format!("/fetch?url=http://{server}/");
+    let tcp = format!("/tcp?host=127.0.0.1&port={}", server.port());
+    let nothing = Service::start(node, |draft| draft.annotation(ALLOW, "none"))?;
+    for _ in 0..2 {
+        let reply = nothing.get(&tcp)?;
+        ensure!(reply.status == 502 && reply.text.contains("access-denied"), "{reply:?}");
+        let reply = nothing.get(&url)?;
+        ensure!(reply.status == 502 && reply.text.contains("HttpRequestDenied"), "{reply:?}");
+        let reply = nothing.get("/resolve?name=localhost")?;
+        ensure!(reply.status == 502 && reply.text.contains("access-denied"), "{reply:?}");
+    }
+    let said = nothing.end(15)?.stderr;
+    for what in [format!("TcpConnect {server}"), format!("http {server}"), "to look up localhost".to_owned()] {
+        let line = format!("network.allow refuses {what}: add it to the list if the guest needs it\n");
+        ensure!(said.matches(&line).count() == 1, "{line}: {said}");
+    }
+    let rule = format!("tcp:127.0.0.0/8:{}, http:other.test", server.port());
+    let some = Service::start(node, |draft| draft.annotation(ALLOW, &rule))?;
+    ensure!(some.get(&tcp)?.text == "pong ping\n", "the rule holds");
+    let other = free_port()?;
+    let reply = some.get(&format!("/tcp?host=127.0.0.1&port={other}"))?;
+    ensure!(reply.text.contains("access-denied"), "{reply:?}");
+    some.finish(15, 0)?;
+    let draft = Service::draft(node)?.annotation(ALLOW, "tcp:example");
+    draft.refused(&["bad value \"tcp:example\" of network.allow: expected none, or a list of tcp:HOST:PORT"])
+}
+
+fn a_rule_with_a_name_holds_for_its_addresses(node: &Namespace) -> Result<()> {
+    let server = echo()?;
+    let hosts = "127.0.0.1 backend.test\n127.0.0.1 other.test\n";
+    let service = Service::try_start(node, |draft| {
+        let draft = with_file(node, draft, "/etc/hosts", hosts)?;
+        Ok(draft.annotation(ALLOW, &format!("tcp:backend.test:{}", server.port())))
+    })?;
+    let by_address = format!("/tcp?host=127.0.0.1&port={}", server.port());
+    ensure!(service.get(&by_address)?.text.contains("access-denied"), "nobody has asked for the name yet");
+    let reply = service.get(&format!("/tcp?host=backend.test&port={}", server.port()))?;
+    ensure!(reply.text == "pong ping\n", "{reply:?}");
+    ensure!(service.get(&by_address)?.text == "pong ping\n", "now the address is the name's");
+    let reply = service.get(&format!("/tcp?host=other.test&port={}", server.port()))?;
+    ensure!(reply.text.contains("access-denied"), "{reply:?}");
+    service.finish(15, 0)
+}
+
+fn an_encrypted_server_is_trusted_by_the_image_s_certificates(node: &Namespace) -> Result<()> {
+    let dir = node.directory("tls")?;
+    let (key, certificate, config) = (dir.join("key.pem"), dir.join("cert.pem"), dir.join("config"));
+    // The usual one makes an authority of each certificate, which is no server's.
+    fs::write(&config, "[req]\ndistinguished_name = name\n[name]\n")?;
+    let subject = ["-subj", "/CN=secure.test", "-addext", "subjectAltName=DNS:secure.test", "-days", "2", "-nodes"];
+    let mut request = Command::new("openssl");
+    request
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-config"])
+        .arg(&config)
+        .args(subject)
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out");
+    let made = request.arg(&certificate).stderr(Stdio::null()).status().context("run openssl")?;
+    ensure!(made.success(), "openssl made no certificate");
+    let port = free_port()?;
+    let mut server = Command::new("openssl");
+    server.args(["s_server", "-quiet", "-www", "-accept", &format!("127.0.0.1:{port}")]);
+    server.arg("-key").arg(&key).arg("-cert").arg(&certificate).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut server = server.stdin(Stdio::piped()).spawn().context("start openssl s_server")?;
+    let url = format!("/fetch?url=https://secure.test:{port}/");
+    let asked = (|| {
+        let hosts = |draft| with_file(node, draft, "/etc/hosts", "127.0.0.1 secure.test\n");
+        let trusting = Service::try_start(node, |draft| {
+            Ok(hosts(draft)?.bind(&certificate, "/etc/ssl/certs/ca-certificates.crt", &["bind", "ro"]))
+        })?;
+        wait::until("the server answers", || Ok((trusting.get(&url)?.status == 200).then_some(())))?;
+        trusting.finish(15, 0)?;
+        let strange = Service::try_start(node, hosts)?;
+        let reply = strange.get(&url)?;
+        ensure!(reply.status == 502 && reply.text.contains("TlsCertificateError"), "{reply:?}");
+        strange.finish(15, 0)
+    })();
+    server.kill()?;
+    server.wait()?;
+    asked
+}
+
+fn a_service_in_a_network_namespace(node: &Namespace) -> Result<()> {
+    let mut holder = Command::new("unshare");
+    holder.args(["--net", "sh", "-c", "ip link set lo up && exec sleep 600"]);
+    let mut holder = holder.spawn().context("make a network namespace")?;
+    let path = format!("/proc/{}/ns/net", holder.id());
+    let own = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let served = (|| {
+        wait::until("it is there", || {
+            let name = fs::read_to_string(format!("/proc/{}/comm", holder.id()))?;
+            Ok((name.trim() == "sleep" && own(&holder.id().to_string()) != own("self")).then_some(()))
+        })?;
+        let task = Service::draft(node)?.spec(|spec| {
+            spec["linux"]["namespaces"] =
+                json!([{ "type": "pid" }, { "type": "mount" }, { "type": "network", "path": path }]);
+        });
+        let task = task.create()?;
+        task.start()?;
+        let curl = |address: &str| {
+            let mut curl = Command::new("nsenter");
+            curl.arg(format!("--net={path}")).args(["curl", "--silent", address]);
+            Ok::<_, anyhow::Error>(String::from_utf8(curl.output()?.stdout)?)
+        };
+        // The default: both versions of IP.
+        for address in ["http://127.0.0.1:8080/", "http://[::1]:8080/"] {
+            wait::until("it answers inside", || Ok((curl(address)? == "hello from wasm\n").then_some(())))?;
+        }
+        ensure!(std::net::TcpStream::connect("127.0.0.1:8080").is_err(), "not on the node");
+        task.kill(15)?;
+        let end = task.finish()?;
+        ensure!(end.code == 0, "{end:?}");
+        Ok(())
+    })();
+    holder.kill()?;
+    holder.wait()?;
+    served
+}
+
+fn a_low_port_with_the_capability_for_it(node: &Namespace) -> Result<()> {
+    // Of those that nobody here serves.
+    let port = (600..700).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).context("a free low port")?;
+    let listen = format!("127.0.0.1:{port}");
+    let task = Service::draft(node)?.annotation("io.containerd.wasm.v1/http.listen", &listen).create()?;
+    task.start()?;
+    wait::until("it answers", || Ok(std::net::TcpStream::connect(&listen).is_ok().then_some(())))?;
+    let kept = process::status(task.pid)?["CapEff"].clone();
+    ensure!(u64::from_str_radix(&kept, 16)? == 1 << 10, "it keeps that one alone: {kept}");
+    task.kill(15)?;
+    let end = task.finish()?;
+    ensure!(end.code == 0, "{end:?}");
+    let without = Service::draft(node)?.annotation("io.containerd.wasm.v1/http.listen", &listen);
+    let without = without.spec(|spec| spec["process"]["capabilities"] = json!({}));
+    without.refused(&["cannot listen on", "NET_BIND_SERVICE"])
+}
