@@ -41,9 +41,11 @@ pub enum Variant {
 
 impl Variant {
     /// The code that a plan needs.
-    // No plan asks for fuel yet: `limits.fuel` is refused by `oci` until it is built.
-    pub fn of(_plan: &RunPlan) -> Self {
-        Variant::Plain
+    pub fn of(plan: &RunPlan) -> Self {
+        match plan.limits.fuel {
+            Some(_) => Variant::Fuel,
+            None => Variant::Plain,
+        }
     }
 
     /// The name in file names.

@@ -75,6 +75,7 @@ fn broke(error: &wasmtime::Error) -> ExitStatus {
 /// The trap, then the wasm functions that led to it, innermost first.
 fn reason(error: &wasmtime::Error) -> String {
     let mut reason = match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => "out of fuel: raise limits.fuel".to_owned(),
         Some(trap) => trap.to_string(),
         None => error.root_cause().to_string(),
     };

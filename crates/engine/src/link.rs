@@ -88,6 +88,11 @@ impl Host {
         made().map_err(|error| Failure::Message(one_line("start wasmtime", error.as_ref())))
     }
 
+    /// Whether it is for the kind of code that a plan needs.
+    pub fn suits(&self, plan: &RunPlan) -> bool {
+        self.variant == Variant::of(plan)
+    }
+
     /// Maps an artifact and links it. Needs `/proc` and whatever gives access to the cache's files: to be called before
     /// the process is confined.
     pub fn load(&self, plan: &RunPlan, artifact: &Artifact) -> Result<Loaded, Failure> {
@@ -98,7 +103,12 @@ impl Host {
             }
             Code::Component(component) => component,
         };
-        match world(plan, &engine, &component)? {
+        let world = world(plan, &engine, &component).or_else(|failure| {
+            // What it lacks goes before what it is not.
+            link_component(plan, &engine, &component)?;
+            Err(failure)
+        })?;
+        match world {
             World::Command => {
                 let pre = link_component(plan, &engine, &component)?;
                 let program = CommandPre::new(pre).map(Program::Command).map_err(|error| unusable(plan, &error))?;

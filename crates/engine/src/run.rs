@@ -90,7 +90,8 @@ impl Loaded {
             outgoing.network().grant(&mut builder);
             let refusal = Refusal::default();
             let budget = Budget::new(memory.clone(), refusal.clone());
-            let store = Store::new(&engine, State::new(builder.build_p1(), outgoing, budget));
+            let mut store = Store::new(&engine, State::new(builder.build_p1(), outgoing, budget));
+            refuel(&mut store, plan.limits.fuel).map_err(|error| Failure::Message(error.to_string()))?;
             Ok(Work::Once { store, program, refusal })
         };
         let work = match program {
@@ -238,6 +239,11 @@ impl Refusals<'_> {
             (self.report)(Report::GrowthRefused { limit_bytes });
         }
     }
+}
+
+/// Gives a guest what it may use of instructions.
+pub(crate) fn refuel(store: &mut Store<State>, fuel: Option<u64>) -> wasmtime::Result<()> {
+    fuel.map_or(Ok(()), |fuel| store.set_fuel(fuel))
 }
 
 /// Threads for the requests of a service: as many as its processor time is good for.

@@ -26,6 +26,8 @@ pub struct Limits {
     pub guest_memory_bytes: Option<u64>,
     /// How long the guest may run, from start on.
     pub timeout: Option<Duration>,
+    /// Instructions that the guest may execute, roughly; those of a service for each request.
+    pub fuel: Option<u64>,
     /// Processor time.
     pub cpu: Cpu,
     /// Processes and threads in the cgroup (`linux.resources.pids.limit`).

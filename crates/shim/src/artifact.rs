@@ -24,6 +24,8 @@ pub(crate) struct Source<'a> {
     pub(crate) origin: &'a Origin,
     pub(crate) wasm: &'a oci::Wasm,
     pub(crate) cache: &'a CacheSettings,
+    /// The kind of code that its plan needs.
+    pub(crate) variant: Variant,
 }
 
 /// Why there is no compiled code.
@@ -108,7 +110,7 @@ impl Source<'_> {
                 }
             },
         };
-        Ok(ArtifactKey::new(cache, &digest, Variant::Plain)?)
+        Ok(ArtifactKey::new(cache, &digest, self.variant)?)
     }
 
     async fn hash(&self) -> Result<Digest, ArtifactError> {
@@ -140,10 +142,10 @@ impl Source<'_> {
         let wasm = self.wasm.open().await?;
         let null = File::open("/dev/null").map_err(ArtifactError::Null)?;
         let pending = Arc::new(pending);
-        let (files, bounds) = (pending.clone(), self.cache.compile);
+        let (files, bounds, variant) = (pending.clone(), self.cache.compile, self.variant);
         let fork = move || {
             let job = Job { wasm: &wasm, output: &files.output, lock: &files.lock, null: null.as_fd() };
-            spawn(&job, bounds, run_compiler)
+            spawn(&job, bounds, |inputs, channel| run_compiler(inputs, variant, channel))
         };
         let (child, channel) = spawner.spawn(fork).await?;
         let outcome = self.converse(cache, key, &child, channel).await;
@@ -219,11 +221,11 @@ impl Source<'_> {
 }
 
 /// The life of the compile child.
-fn run_compiler(inputs: Inputs, channel: sandbox::channel::ChildEnd) {
+fn run_compiler(inputs: Inputs, variant: Variant, channel: sandbox::channel::ChildEnd) {
     log::mute();
     let channel = std::cell::RefCell::new(channel);
     let Inputs { wasm, output, lock } = inputs;
-    let job = CompileJob { wasm, output, lock, variant: Variant::Plain };
+    let job = CompileJob { wasm, output, lock, variant };
     let go = || channel.borrow_mut().wait_for_go();
     engine::compile(job, go, &mut |report| channel.borrow_mut().report(&report));
 }

@@ -2,6 +2,7 @@
 
 use crate::budget::{Budget, Memory, Refusal};
 use crate::grant::{Grant, State};
+use crate::run::refuel;
 use crate::ticker::Ticker;
 use plan::{Failure, Http, RunPlan};
 use std::num::NonZeroU32;
@@ -20,6 +21,7 @@ pub(crate) struct Instances {
     told: AtomicBool,
     pub(super) ticker: Ticker,
     reuse: NonZeroU32,
+    fuel: Option<u64>,
     /// Those that wait for their next request.
     idle: Mutex<Vec<Instance>>,
 }
@@ -55,18 +57,22 @@ impl Instances {
             Failure::Message(format!("start a thread for {}: {error}: raise the limit of pids", plan.source.origin))
         })?;
         let (told, idle) = (AtomicBool::new(false), Mutex::default());
-        Ok(Instances { engine, pre, grant, memory, told, ticker, reuse: http.reuse, idle })
+        let fuel = plan.limits.fuel;
+        Ok(Instances { engine, pre, grant, memory, told, ticker, reuse: http.reuse, fuel, idle })
     }
 
     /// One that waits, or a fresh one.
     pub(super) async fn take(&self) -> Result<Instance, Broken> {
-        if let Some(waiting) = self.idle().pop() {
+        let broken = |error| Broken { error, refused_bytes: None };
+        if let Some(mut waiting) = self.idle().pop() {
+            refuel(&mut waiting.store, self.fuel).map_err(broken)?;
             return Ok(waiting);
         }
         let refusal = Refusal::default();
         let budget = Budget::new(self.memory.clone(), refusal.clone());
         let mut store = Store::new(&self.engine, self.grant.state(budget));
         store.limiter_async(|state| &mut state.budget);
+        refuel(&mut store, self.fuel).map_err(broken)?;
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         match self.pre.instantiate_async(&mut store).await {

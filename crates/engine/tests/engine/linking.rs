@@ -34,7 +34,7 @@ fn unknown_import_of_a_component_is_named() {
     check_load(
         &wasm,
         None,
-        "/app.wasm imports foo:bar/baz@1.0.0, which this runtime does not provide (provided: wasi:cli/command 0.2)",
+        "/app.wasm imports foo:bar/baz@1.0.0, which this runtime does not provide (provided: wasi:cli/command 0.2, wasi:http/proxy 0.2)",
     );
 }
 
@@ -45,7 +45,7 @@ fn function_that_a_known_interface_lacks_is_named() {
         &wasm,
         None,
         "/app.wasm imports wasi:cli/exit@0.2.0 (instance export `f` has the wrong type: function implementation is \
-         missing), which this runtime does not provide (provided: wasi:cli/command 0.2)",
+         missing), which this runtime does not provide (provided: wasi:cli/command 0.2, wasi:http/proxy 0.2)",
     );
 }
 
@@ -59,7 +59,7 @@ fn missing_entry_point_is_told() {
     check_load(
         &wat("(component)"),
         None,
-        "/app.wasm exports no wasi:cli/run 0.2: build it for the world wasi:cli/command; other worlds are not built yet",
+        "/app.wasm exports no wasi:cli/run 0.2 and no wasi:http/incoming-handler 0.2: build it for the world wasi:cli/command or wasi:http/proxy; other worlds are not built yet",
     );
 }
 

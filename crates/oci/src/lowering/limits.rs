@@ -67,6 +67,7 @@ pub(super) fn lower(
             .unwrap_or_default(),
         guest_memory_bytes,
         timeout: None,
+        fuel: None,
         cpu: resources.cpu().as_ref().map(|cpu| lower_cpu(cpu, warnings)).transpose()?.unwrap_or_default(),
         pids: resources.pids().as_ref().and_then(|pids| bound(Some(pids.limit()))),
         io: resources.block_io().as_ref().map(|io| lower_io(io, warnings)).transpose()?.unwrap_or_default(),

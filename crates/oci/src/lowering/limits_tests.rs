@@ -66,6 +66,7 @@ fn every_limit_has_its_place() {
             mems: Some("0".into()),
         },
         timeout: None,
+        fuel: None,
         pids: Some(Bound::At(7)),
         io: Io {
             weight: Some(100),

@@ -83,6 +83,7 @@ pub(crate) fn lower(bundle: &Bundle, settings: &Settings, namespace: &str, id: &
         root: root(bundle, settings)?,
         limits: Limits {
             timeout: settings.timeout,
+            fuel: settings.fuel,
             ..limits::lower(bundle.linux.resources().as_ref(), settings.memory_bytes, &mut warnings)?
         },
         isolation,

@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_refused_by_name() {
-        let known = "known keys are limits.memory, limits.timeout, rootfs, http.max-concurrency, http.max-connections, \
+        let known = "known keys are limits.memory, limits.timeout, limits.fuel, rootfs, http.max-concurrency, http.max-connections, \
                      http.request-timeout, http.reuse, http.drain-delay, invoke, http.listen, network.allow";
         check(&[("W/memory", "1")], Err(&format!("annotation W/memory: unknown key memory: {known}")));
         check(&[("W/db_memory", "1")], Err(&format!("annotation W/db_memory: unknown key memory: {known}")));

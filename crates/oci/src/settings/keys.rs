@@ -11,6 +11,7 @@ use std::time::Duration;
 
 const MEMORY: &str = "limits.memory";
 const TIMEOUT: &str = "limits.timeout";
+const FUEL: &str = "limits.fuel";
 const ROOTFS: &str = "rootfs";
 const INVOKE: &str = "invoke";
 const LISTEN: &str = "http.listen";
@@ -20,14 +21,17 @@ const REQUEST_TIMEOUT: &str = "http.request-timeout";
 const REUSE: &str = "http.reuse";
 const DRAIN_DELAY: &str = "http.drain-delay";
 const NETWORK: &str = "network.allow";
+/// The form of a count.
+const COUNT_FORM: &str = "a whole number above 0";
 /// The form of an address to listen on.
 pub(super) const ADDRESS_FORM: &str = "an address with a port such as [::]:8080, 0.0.0.0:80 or 127.0.0.1:8080";
 /// The keys that have an order, and thus may have a maximum.
-const ORDERED: [&str; 8] = [MEMORY, TIMEOUT, ROOTFS, CONCURRENCY, CONNECTIONS, REQUEST_TIMEOUT, REUSE, DRAIN_DELAY];
+const ORDERED: [&str; 9] =
+    [MEMORY, TIMEOUT, FUEL, ROOTFS, CONCURRENCY, CONNECTIONS, REQUEST_TIMEOUT, REUSE, DRAIN_DELAY];
 /// The others.
 const UNORDERED: [&str; 3] = [INVOKE, LISTEN, NETWORK];
 /// Keys that are designed and refused until they are built.
-const NOT_BUILT: [&str; 5] = ["limits.fuel", "deterministic", "config.from", "keyvalue", "coredump"];
+const NOT_BUILT: [&str; 4] = ["deterministic", "config.from", "keyvalue", "coredump"];
 
 /// Why a key or its value is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +72,7 @@ pub enum KeyError {
 pub(crate) struct Choices {
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) fuel: Option<u64>,
     pub(crate) rootfs: Option<RootAccess>,
     pub(crate) invoke: Option<String>,
     pub(crate) listen: Option<SocketAddr>,
@@ -85,10 +90,14 @@ impl Choices {
         let bad = |expected| KeyError::BadValue { key: key.to_owned(), value: value.to_owned(), expected };
         let size = || units::size(value).ok_or_else(|| bad(units::SIZE_FORM)).map(Some);
         let duration = || units::duration(value).ok_or_else(|| bad(units::DURATION_FORM)).map(Some);
-        let count = || value.parse().map_err(|_| bad("a whole number above 0")).map(Some);
+        let count = || value.parse().map_err(|_| bad(COUNT_FORM)).map(Some);
         match key {
             MEMORY => self.memory_bytes = size()?,
             TIMEOUT => self.timeout = duration()?,
+            FUEL => {
+                let fuel = value.parse().ok().filter(|fuel| *fuel > 0);
+                self.fuel = Some(fuel.ok_or_else(|| bad(COUNT_FORM))?);
+            }
             ROOTFS => self.rootfs = access(value).ok_or_else(|| bad("rw, ro or none")).map(Some)?,
             INVOKE if value.is_empty() => return Err(bad("the name of an export")),
             INVOKE => self.invoke = Some(value.to_owned()),
@@ -112,6 +121,7 @@ impl Choices {
         Choices {
             memory_bytes: self.memory_bytes.or(next.memory_bytes),
             timeout: self.timeout.or(next.timeout),
+            fuel: self.fuel.or(next.fuel),
             rootfs: self.rootfs.or(next.rootfs),
             invoke: self.invoke.or(next.invoke),
             listen: self.listen.or(next.listen),
@@ -130,6 +140,7 @@ impl Choices {
         let width = |access: &Option<RootAccess>| access.map(Width);
         bound(MEMORY, self.memory_bytes.map(Size), most.memory_bytes.map(Size))?;
         bound(TIMEOUT, self.timeout.map(Time), most.timeout.map(Time))?;
+        bound(FUEL, self.fuel, most.fuel)?;
         bound(ROOTFS, width(&self.rootfs), width(&most.rootfs))?;
         bound(CONCURRENCY, self.max_concurrency, most.max_concurrency)?;
         bound(CONNECTIONS, self.max_connections, most.max_connections)?;

@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) memory_bytes: Option<u64>,
     /// How long the guest may run.
     pub(crate) timeout: Option<Duration>,
+    /// Instructions that the guest may execute.
+    pub(crate) fuel: Option<u64>,
     /// What the guest may reach.
     pub(crate) network: NetworkAccess,
     /// How a guest of the http world is served.
@@ -77,6 +79,7 @@ pub(crate) fn load(
     Ok(Settings {
         memory_bytes: chosen.memory_bytes.or(maxima.memory_bytes),
         timeout: chosen.timeout.or(maxima.timeout),
+        fuel: chosen.fuel.or(maxima.fuel),
         network: chosen.network.unwrap_or_default(),
         http,
         rootfs_asked,

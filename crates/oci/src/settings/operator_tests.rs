@@ -40,11 +40,11 @@ fn bad_file_is_refused_by_name() {
         ("cache = 1", "cache is not a table: write [cache]"),
         (
             "[defaults]\nmemory = 1",
-            "[defaults]: unknown key memory: known keys are limits.memory, limits.timeout, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay, invoke, http.listen, network.allow",
+            "[defaults]: unknown key memory: known keys are limits.memory, limits.timeout, limits.fuel, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay, invoke, http.listen, network.allow",
         ),
         (
-            "[defaults.limits]\nfuel = 1",
-            "[defaults]: limits.fuel is not built yet: remove it; built keys are limits.memory, limits.timeout, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay, invoke, http.listen, network.allow",
+            "[defaults]\ncoredump = 1",
+            "[defaults]: coredump is not built yet: remove it; built keys are limits.memory, limits.timeout, limits.fuel, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay, invoke, http.listen, network.allow",
         ),
         (
             "[defaults]\nlimits.memory = true",
@@ -52,7 +52,7 @@ fn bad_file_is_refused_by_name() {
         ),
         (
             "[maxima]\ninvoke = 'f'",
-            "[maxima]: invoke cannot have a maximum: only limits.memory, limits.timeout, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay can",
+            "[maxima]: invoke cannot have a maximum: only limits.memory, limits.timeout, limits.fuel, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay can",
         ),
         (
             "[defaults]\nrootfs = 'rw'\n[maxima]\nrootfs = 'none'",

@@ -169,6 +169,7 @@ mod tests {
             memory: Memory { limit: Some(Bound::At(100)), with_swap: Some(Bound::At(150)), reservation: Some(50) },
             cpu: Cpu { quota_us: Some(Bound::At(50_000)), cpus: Some("0-1".into()), ..Cpu::default() },
             timeout: None,
+            fuel: None,
             pids: Some(Bound::Unlimited),
             hugepages: [("2MB".to_owned(), 0)].into(),
             unified: [("memory.high".to_owned(), "64M".to_owned())].into(),

@@ -13,7 +13,7 @@ use crate::artifact::{self, ArtifactError};
 use crate::log;
 use crate::spawner::SpawnerError;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
-use engine::{Artifact, Host};
+use engine::{Artifact, Host, Variant};
 use plan::{ExitStatus, Failure, Report, RunPlan};
 use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, CgroupError};
@@ -151,7 +151,12 @@ async fn make(
     }
     let plan = Arc::new(lowered.plan);
     *termination_file = TerminationFile::open(&plan);
-    let compiled = artifact::Source { origin: &plan.source.origin, wasm: &lowered.wasm, cache: &lowered.cache };
+    let compiled = artifact::Source {
+        origin: &plan.source.origin,
+        wasm: &lowered.wasm,
+        cache: &lowered.cache,
+        variant: Variant::of(&plan),
+    };
     let artifact = compiled.artifact(&tasks.spawner).await?;
     if task.state() == State::Abandoned {
         return Err(CreateError::Abandoned);
@@ -283,7 +288,11 @@ fn run_guest(mut inside: Inside<'_>, host: &Host, cached: &Artifact) {
     inside.join_cgroup();
     let limit = inside.memory_limit();
     let plan = inside.plan();
-    let loaded = cached.inherit(inside.take_artifact()).and_then(|artifact| host.load(plan, &artifact));
+    let artifact = cached.inherit(inside.take_artifact());
+    let loaded = artifact.and_then(|artifact| match host.suits(plan) {
+        true => host.load(plan, &artifact),
+        false => Host::new(Variant::of(plan))?.load(plan, &artifact),
+    });
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(failure) => inside.fail(failure),

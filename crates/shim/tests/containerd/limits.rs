@@ -1,7 +1,7 @@
 //! Limits of the cgroup: set at creation, changed while the guest runs, refused where they cannot be.
 
 use crate::Cases;
-use crate::output::image_of;
+use crate::output::{component_image_of, image_of};
 use anyhow::{Context, Result, ensure};
 use containerd_client::services::v1 as services;
 use serde_json::{Value, json};
@@ -17,6 +17,8 @@ pub(crate) const CASES: Cases = cases![
     crate::limits::what_the_node_cannot_keep_is_logged,
     crate::limits::limits_that_cannot_be_are_refused,
     crate::limits::an_oom_score_is_set_or_its_refusal_logged,
+    crate::limits::a_guest_out_of_time_is_ended,
+    crate::limits::a_guest_out_of_fuel_traps,
     crate::limits::an_update_changes_the_cgroup,
     crate::limits::an_update_reaches_the_guest,
     crate::limits::an_update_that_cannot_be_is_refused,
@@ -240,5 +242,50 @@ fn an_oom_score_is_set_or_its_refusal_logged(node: &Namespace) -> Result<()> {
         ensure!((has.trim() == wanted.to_string()) != told, "{wanted}: it is {has}, and the refusal was told: {told}");
         task.remove()?;
     }
+    Ok(())
+}
+
+fn a_guest_out_of_time_is_ended(node: &Namespace) -> Result<()> {
+    const TIMEOUT: &str = "io.containerd.wasm.v1/limits.timeout";
+    for guest in ["p1_spin.wat", "p1_sleep.wat"] {
+        for image in [image_of(node, guest)?, component_image_of(node, guest)?] {
+            let task = node.task(&image).annotation(TIMEOUT, "700ms").create()?;
+            task.start()?;
+            let end = task.finish()?;
+            let line = "time limit 700ms reached: raise limits.timeout\n";
+            ensure!(end.code == 124 && end.stderr.ends_with(line), "{guest}: {end:?}");
+        }
+    }
+    let image = image_of(node, "p1_hello.wat")?;
+    let task = node.task(&image).annotation(TIMEOUT, "1h").create()?;
+    task.start()?;
+    let end = task.finish()?;
+    ensure!(end.code == 0 && end.stdout == "hello from wasm\n", "{end:?}");
+    let service = crate::web::Service::start(node, |draft| draft.annotation(TIMEOUT, "1s"))?;
+    service.ended(124)
+}
+
+fn a_guest_out_of_fuel_traps(node: &Namespace) -> Result<()> {
+    const FUEL: &str = "io.containerd.wasm.v1/limits.fuel";
+    for image in [image_of(node, "p1_spin.wat")?, component_image_of(node, "p1_spin.wat")?] {
+        let task = node.task(&image).annotation(FUEL, "1000000").create()?;
+        task.start()?;
+        let end = task.finish()?;
+        ensure!(end.code == 134 && end.stderr.contains("out of fuel: raise limits.fuel"), "{end:?}");
+    }
+    let hello = node.task(&image_of(node, "p1_hello.wat")?).annotation(FUEL, "1000000").create()?;
+    hello.start()?;
+    let end = hello.finish()?;
+    ensure!(end.code == 0 && end.stdout == "hello from wasm\n", "{end:?}");
+    // Of a service, each request has as much.
+    let service = crate::web::Service::start(node, |draft| {
+        draft.annotation(FUEL, "50000000").annotation("io.containerd.wasm.v1/http.reuse", "100")
+    })?;
+    for _ in 0..3 {
+        ensure!(service.get("/spin")?.status == 500, "it traps");
+        ensure!(service.get("/")?.status == 200, "others do not");
+    }
+    let end = service.end(15)?;
+    ensure!(end.stderr.contains("GET /spin: wasm trap: out of fuel: raise limits.fuel"), "{end:?}");
     Ok(())
 }

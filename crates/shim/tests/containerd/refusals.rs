@@ -33,8 +33,8 @@ fn annotations(node: &Namespace) -> Result<()> {
         ("limits.memory", "-1", &["bad value \"-1\"", "expected"]),
         ("limits.memory", "2Gi", &["limits.memory = 2Gi is above the maximum 1Gi", "raise it in [maxima]"]),
         ("rootfs", "write", &["bad value \"write\" of rootfs", "rw"]),
-        ("limits.fuel", "1000", &["limits.fuel is not built yet: remove it"]),
-        ("http.listen", "[::]:80", &["http.listen is not built yet: remove it"]),
+        ("limits.fuel", "0", &["bad value \"0\" of limits.fuel: expected a whole number above 0"]),
+        ("coredump", "on", &["coredump is not built yet: remove it"]),
         ("other_limits.memory", "lots", &["bad value \"lots\""]),
     ];
     let cache = node.containerd().cache();
