@@ -13,6 +13,7 @@ mod images;
 mod leftovers;
 mod lifecycle;
 mod limits;
+mod load;
 mod loggers;
 mod memory;
 mod mounts;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         .on(&current, users::CASES)
         .on(&current, http::CASES)
         .on(&current, network::CASES)
+        .on(&current, load::CASES)
         .on(&current, signals::CASES)
         .on(&current, lifecycle::CASES)
         .on(&current, group::CASES)

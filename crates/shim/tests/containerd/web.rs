@@ -115,6 +115,10 @@ impl Service {
         Ok(answer)
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.task.pid
+    }
+
     pub(crate) fn kill(&self, signal: u32) -> Result<()> {
         self.task.kill(signal as i32)
     }
