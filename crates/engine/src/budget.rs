@@ -3,8 +3,9 @@
 //! Invariant: what is counted for an instance never falls while it lives, so no sequence of failed growths gains a guest
 //! anything.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use wasmtime::ResourceLimiterAsync;
 use wasmtime_wasi::async_trait;
@@ -17,15 +18,36 @@ const TABLE_ELEMENT: u64 = 8;
 pub(crate) struct Memory(Arc<Shares>);
 
 struct Shares {
-    /// What may be used at this moment, bytes; `None` if nothing bounds it.
+    /// What may be used at this moment, bytes; `None` if nothing bounds it. A question to the kernel.
     limit: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+    /// Its last answer.
+    known: Mutex<Option<(Instant, Option<u64>)>>,
     used_bytes: AtomicU64,
 }
+
+/// How long an answer about the limit is good for. A service that makes an instance for each request would ask the kernel
+/// thousands of times in a second.
+const FRESH: Duration = Duration::from_millis(5);
 
 impl Memory {
     /// Memory whose limit is asked for at each growth.
     pub(crate) fn new(limit: impl Fn() -> Option<u64> + Send + Sync + 'static) -> Memory {
-        Memory(Arc::new(Shares { limit: Box::new(limit), used_bytes: AtomicU64::new(0) }))
+        let (known, used_bytes) = (Mutex::default(), AtomicU64::new(0));
+        Memory(Arc::new(Shares { limit: Box::new(limit), known, used_bytes }))
+    }
+}
+
+impl Shares {
+    /// The limit, if `used` is above it.
+    fn met_by(&self, used: u64) -> Option<u64> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = known.filter(|(asked, limit)| asked.elapsed() < FRESH && limit.is_none_or(|limit| used <= limit));
+        // A refusal is always by the limit of this moment.
+        let (_, limit) = *match fresh {
+            Some(fresh) => known.insert(fresh),
+            None => known.insert((Instant::now(), (self.limit)())),
+        };
+        limit.filter(|limit| used > *limit)
     }
 }
 
@@ -88,7 +110,7 @@ impl Budget {
         let more = desired.saturating_sub(current);
         let shares = &self.memory.0;
         let used = shares.used_bytes.fetch_add(more, Ordering::Relaxed).saturating_add(more);
-        let Some(limit) = (shares.limit)().filter(|limit| used > *limit) else {
+        let Some(limit) = shares.met_by(used) else {
             self.used_bytes = self.used_bytes.saturating_add(more);
             return true;
         };
@@ -167,11 +189,16 @@ mod tests {
     fn a_limit_that_changes_is_followed() {
         let limit = Arc::new(AtomicU64::new(100));
         let now = limit.clone();
-        let mut budget = Budget::new(Memory::new(move || Some(now.load(Ordering::Relaxed))), Refusal::default());
+        let shared = Memory::new(move || Some(now.load(Ordering::Relaxed)));
+        let mut budget = Budget::new(shared.clone(), Refusal::default());
         assert!(!memory(&mut budget, 0, 101, None));
         limit.store(200, Ordering::Relaxed);
         assert!(memory(&mut budget, 0, 101, None));
         limit.store(150, Ordering::Relaxed);
+        let begun = Instant::now();
+        while shared.0.met_by(160).is_none() {
+            assert!(begun.elapsed() < 100 * FRESH, "a lowered limit is not followed");
+        }
         assert!(!memory(&mut budget, 101, 160, None));
     }
 

@@ -14,8 +14,9 @@ const MEMORY_GUARD: u64 = 32 << 20;
 const CORE_INSTANCES: u32 = 64;
 /// Room for tables that grow, elements.
 const MIN_TABLE_ELEMENTS: usize = 20_000;
-/// What is cleared by hand instead of given back to the kernel when an instance ends, bytes.
-const KEPT_BYTES: usize = 64 << 10;
+/// What is cleared by hand instead of given back to the kernel when an instance ends, bytes: giving pages back and taking
+/// them anew interrupts every thread of the process. Only pages that were written count.
+const KEPT_BYTES: usize = 1 << 20;
 /// Slots that keep their pages while nobody uses them.
 const WARM: u32 = 8;
 /// Frames that a trap's backtrace shows.
