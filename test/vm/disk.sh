@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 # What the tests call beside the shim and containerd: setpriv, nsenter, umount (util-linux, mount), hostname, busybox
 # as a Linux program in an image, runc, apparmor_parser.
-packages=(systemd systemd-sysv dbus udev linux-image-cloud-amd64 initramfs-tools kmod
+packages=(systemd systemd-sysv dbus udev linux-image-cloud-amd64 initramfs-tools kmod curl
 	apparmor iproute2 procps mount util-linux hostname busybox-static runc)
 
 . "$here/../mirror.sh"

@@ -9,7 +9,7 @@ use crate::http::{self, Instances, Made, Socket};
 use crate::link::{Loaded, Program};
 use crate::signals::{Ended, Signals};
 use crate::stdio::{BrokenPipe, Output, Stdio, input};
-use plan::{Bound, Cpu, ExitStatus, Failure, Http, Report, RunPlan};
+use plan::{Bound, Cpu, ExitStatus, Failure, Http, Report, RunPlan, Size};
 use std::io;
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
@@ -82,6 +82,9 @@ impl Loaded {
             Output::new(stdio.stderr, broken_pipe).map_err(stream)?,
         ];
         let limits = plan.limits.clone();
+        if let Some(limit_bytes) = limits.guest_bytes(cgroup_bytes()) {
+            fits(plan, &program, limit_bytes)?;
+        }
         let memory = Memory::new(move || limits.guest_bytes(cgroup_bytes()));
         let once = |program, cwd| -> Result<Work, Failure> {
             let mut builder = grant::context(plan, cwd)?;
@@ -122,6 +125,9 @@ impl Guest {
             }
             Work::Service(service) => runtime.block_on(async {
                 let Service { socket, instances, settings } = *service;
+                if let Some(note) = socket.note() {
+                    outputs[1].tell(&note);
+                }
                 let served = async {
                     match socket.listen() {
                         Ok(listener) => http::serve(listener, instances, &settings, &signals).await,
@@ -245,6 +251,30 @@ impl Refusals<'_> {
 pub(crate) fn refuel(store: &mut Store<State>, fuel: Option<u64>) -> wasmtime::Result<()> {
     fuel.map_or(Ok(()), |fuel| store.set_fuel(fuel))
 }
+
+/// Refuses a guest whose first memory is above its limit. That of one which makes its memories by other means than usual
+/// is met when it starts.
+fn fits(plan: &RunPlan, program: &Program, limit_bytes: u64) -> Result<(), Failure> {
+    let needs = match program {
+        Program::Module { pre, .. } => Some(pre.module().resources_required()),
+        Program::Command(pre) => pre.instance_pre().component().resources_required(),
+        Program::Service(pre) => pre.instance_pre().component().resources_required(),
+    };
+    let pages = needs.and_then(|needs| needs.max_initial_memory_size).unwrap_or_default();
+    let bytes = pages.saturating_mul(WASM_PAGE);
+    if bytes <= limit_bytes {
+        return Ok(());
+    }
+    let (bytes, limit) = (Size(bytes), Size(limit_bytes));
+    let line = format!(
+        "{} begins with {bytes} of memory, above its limit of {limit}: raise limits.memory",
+        plan.source.origin
+    );
+    Err(Failure::Message(plan::printable_line(&line)))
+}
+
+/// The usual size of a page of wasm memory, bytes.
+const WASM_PAGE: u64 = 64 << 10;
 
 /// Threads for the requests of a service: as many as its processor time is good for.
 fn workers(cpu: &Cpu) -> usize {

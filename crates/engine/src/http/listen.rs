@@ -10,7 +10,11 @@ use tokio::net::{TcpListener, TcpSocket};
 pub(super) const BACKLOG: u32 = 1024;
 
 /// A bound socket.
-pub(crate) struct Socket(TcpSocket);
+pub(crate) struct Socket {
+    socket: TcpSocket,
+    /// Where it listens, if not where the settings say.
+    instead: Option<SocketAddr>,
+}
 
 impl Socket {
     /// Binds where the settings say. Within the container's network namespace.
@@ -28,23 +32,32 @@ impl Socket {
             // A node without IPv6 has its own words for that.
             Err(_) if address.ip().is_unspecified() && address.is_ipv6() && !has_ipv6() => {
                 let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
-                bind(address).map_err(|error| refused(address, &error))
+                let socket = bind(address).map_err(|error| refused(address, &error))?;
+                Ok(Socket { socket, instead: Some(address) })
             }
-            bound => bound.map_err(|error| refused(address, &error)),
+            bound => {
+                let socket = bound.map_err(|error| refused(address, &error))?;
+                Ok(Socket { socket, instead: None })
+            }
         }
+    }
+
+    /// What the container's log is to say of it.
+    pub(crate) fn note(&self) -> Option<String> {
+        self.instead.map(|address| format!("IPv6 is off here: listening on {address}\n"))
     }
 
     /// Listens. Inside of a tokio runtime.
     pub(crate) fn listen(self) -> io::Result<TcpListener> {
-        self.0.listen(BACKLOG)
+        self.socket.listen(BACKLOG)
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<Socket> {
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    Ok(Socket(socket))
+    Ok(socket)
 }
 
 fn has_ipv6() -> bool {

@@ -64,6 +64,20 @@ fn missing_entry_point_is_told() {
 }
 
 #[test]
+fn component_of_two_worlds_is_refused() {
+    let wasm = wat(r#"(component
+            (component $empty)
+            (instance $nothing (instantiate $empty))
+            (export "wasi:cli/run@0.2.0" (instance $nothing))
+            (export "wasi:http/incoming-handler@0.2.0" (instance $nothing)))"#);
+    check_load(
+        &wasm,
+        None,
+        "/app.wasm exports both wasi:cli/run and wasi:http/incoming-handler: build it for one of the worlds",
+    );
+}
+
+#[test]
 fn unknown_export_is_named() {
     let wasm = guest_with(World::Module, "", "", r#"(func (export "add") (param i32) (result i32) (i32.const 0))"#);
     check_load(&wasm, Some("job"), "/app.wasm exports no \"job\": name a function that it exports (it has _start)");

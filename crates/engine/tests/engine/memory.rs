@@ -50,14 +50,14 @@ fn guest_that_copes_with_a_refusal_ends_as_it_likes() {
 }
 
 #[test]
-fn initial_memory_beyond_the_limit_is_the_memory_limit() {
+fn initial_memory_beyond_the_limit_is_refused_by_name() {
     let mut plan = plan();
     plan.limits.guest_memory_bytes = Some(64 << 10);
-    let run = Stage::new().run(&guest(World::Module, "", ""), &plan, b"");
-    let ExitStatus::MemoryLimit { limit_bytes, .. } = run.status else {
-        panic!("{run:?}");
-    };
-    assert_eq!(limit_bytes, 64 << 10);
+    for world in WORLDS {
+        let line = Stage::new().grant_failure(&guest(world, "", ""), &plan);
+        assert!(line.contains(" begins with "), "{line}");
+        assert!(line.ends_with(" of memory, above its limit of 64Ki: raise limits.memory"), "{line}");
+    }
 }
 
 #[test]

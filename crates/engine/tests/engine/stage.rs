@@ -105,6 +105,19 @@ impl Stage {
         }
     }
 
+    /// The line with which granting fails.
+    pub(crate) fn grant_failure(&self, wasm: &[u8], plan: &RunPlan) -> String {
+        let artifact = self.compile(wasm).unwrap();
+        let loaded = Host::new(Variant::Plain).unwrap().load(plan, &artifact).unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let (stdin, stdout, stderr) = (OwnedFd::from(reader.try_clone().unwrap()), writer.try_clone().unwrap(), writer);
+        let stdio = Stdio { stdin, stdout: OwnedFd::from(stdout), stderr: OwnedFd::from(stderr) };
+        match loaded.grant(plan, stdio, OwnedFd::from(reader), || None).map(|_| ()) {
+            Err(Failure::Message(line)) => line,
+            other => panic!("expected a message, got {other:?}"),
+        }
+    }
+
     /// Runs to the end with this stdin.
     pub(crate) fn run(&self, wasm: &[u8], plan: &RunPlan, stdin: &[u8]) -> Run {
         let mut running = self.start(wasm, plan);

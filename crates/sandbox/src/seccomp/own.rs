@@ -118,7 +118,8 @@ pub(super) fn container() -> Table {
     let mut table = allowing(&[COMMON, CONTAINER, CONTAINER_ARCH, NETWORK]);
     table.calls.insert(number(libc::SYS_socket), Answer::ByArguments(sockets()));
     // Which pages of its own memory were written, so that a used one is cleared without giving it back.
-    let scans = SeccompCondition { argument: 1, test: SeccompTest::Masked { mask: u32::MAX.into(), value: PAGEMAP_SCAN } };
+    let scans =
+        SeccompCondition { argument: 1, test: SeccompTest::Masked { mask: u32::MAX.into(), value: PAGEMAP_SCAN } };
     allow_if(&mut table, libc::SYS_ioctl, [scans]);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         allow_if(&mut table, call, [not_executable]);
