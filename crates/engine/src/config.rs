@@ -110,7 +110,7 @@ pub(crate) fn pooled(variant: Variant, slots: Slots) -> Config {
         .max_tables_per_component(slots.tables.max(1))
         .table_elements(elements.max(MIN_TABLE_ELEMENTS))
         .total_stacks(slots.instances)
-        .total_gc_heaps(1)
+        .total_gc_heaps(slots.instances)
         // A guest that comes back finds the pages that guests of its image touch, and no others.
         .linear_memory_keep_resident(KEPT_BYTES)
         .table_keep_resident(KEPT_BYTES)

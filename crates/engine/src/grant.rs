@@ -37,7 +37,8 @@ pub(crate) struct Grant {
 impl Grant {
     /// What the plan grants: see [`context`].
     pub(crate) fn new(plan: &RunPlan, outputs: [Output; 2]) -> Result<Grant, Failure> {
-        let filesystem = context(plan, WorkingDirectory::Told)?.build().filesystem().clone();
+        // Many guests on few threads: a file that waits, for a disk or for a writer of a fifo, may hold up its guest alone.
+        let filesystem = context(plan, WorkingDirectory::Told, Files::OnThreads)?.build().filesystem().clone();
         let Invocation { args, env: _, cwd } = plan.invocation.clone();
         let env = environment(&plan.invocation, WorkingDirectory::Told);
         let outgoing = outgoing(plan, &outputs);
@@ -51,6 +52,7 @@ impl Grant {
         builder.stdout(self.outputs[0].clone()).stderr(self.outputs[1].clone());
         self.outgoing.network().grant(&mut builder);
         let mut state = State::new(builder.build_p1(), self.outgoing.clone(), budget);
+        state.ctx().table.set_max_capacity(MOST_HANDLES);
         state.ctx().ctx.filesystem().clone_from(&self.filesystem);
         state
     }
@@ -88,6 +90,9 @@ impl WasiHttpView for State {
     }
 }
 
+/// Handles that one instance may hold of the host's things: each is memory that its limit does not see.
+const MOST_HANDLES: usize = 10_000;
+
 /// Whether the guest's world has a notion of a working directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WorkingDirectory {
@@ -102,13 +107,22 @@ pub(crate) fn outgoing(plan: &RunPlan, outputs: &[Output; 2]) -> Outgoing {
     Outgoing::new(Network::new(plan.network.clone(), outputs[1].clone()))
 }
 
+/// Where a guest waits for its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// On its own thread: one guest, one thread, so that it holds up nobody else.
+    InPlace,
+    /// On threads for it.
+    OnThreads,
+}
+
 /// Arguments, environment, working directory and preopens, as the plan grants them. Standard streams are up to the
 /// caller. To be called where the guest's files are this process's files, with the guest's user and groups.
-pub(crate) fn context(plan: &RunPlan, cwd: WorkingDirectory) -> Result<WasiCtxBuilder, Failure> {
+pub(crate) fn context(plan: &RunPlan, cwd: WorkingDirectory, files: Files) -> Result<WasiCtxBuilder, Failure> {
     let mut builder = WasiCtxBuilder::new();
     builder
-        // One guest, one thread: waiting for the disk holds up nobody else. Has to precede the preopens.
-        .allow_blocking_current_thread(true)
+        // Has to precede the preopens.
+        .allow_blocking_current_thread(files == Files::InPlace)
         .args(&plan.invocation.args)
         .envs(&environment(&plan.invocation, cwd))
         .initial_cwd(&plan.invocation.cwd);

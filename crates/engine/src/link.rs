@@ -140,9 +140,10 @@ impl Host {
             table_elements: needs.max_initial_table_size.unwrap_or_default(),
         };
         let Ok(engine) = Engine::new(&pooled(self.variant, slots)) else { return Ok((self.engine.clone(), component)) };
-        match map(&engine, artifact)? {
-            Code::Component(component) => Ok((engine, component)),
-            Code::Module(_) => unreachable!("an artifact does not change"),
+        match map(&engine, artifact) {
+            Ok(Code::Component(pooled)) => Ok((engine, pooled)),
+            // It has more parts than a pool has room for.
+            Ok(Code::Module(_)) | Err(_) => Ok((self.engine.clone(), component)),
         }
     }
 }

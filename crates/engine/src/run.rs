@@ -4,7 +4,7 @@ use crate::budget::{Budget, Memory, Refusal};
 use crate::compile::one_line;
 use crate::end::{Outcome, TimedOut, status};
 use crate::errno;
-use crate::grant::{self, Grant, State, WorkingDirectory};
+use crate::grant::{self, Files, Grant, State, WorkingDirectory};
 use crate::http::{self, Instances, Made, Socket};
 use crate::link::{Loaded, Program};
 use crate::signals::{Ended, Signals};
@@ -65,11 +65,12 @@ impl Loaded {
         cgroup_bytes: impl Fn() -> Option<u64> + Send + Sync + 'static,
     ) -> Result<Guest, Failure> {
         let Loaded { engine, program } = self;
-        let workers = match &program {
-            Program::Service(_) => workers(&plan.limits.cpu),
-            Program::Module { .. } | Program::Command(_) => 1,
+        let threads = match &program {
+            Program::Service(_) => Threads { workers: workers(&plan.limits.cpu), files: FILE_THREADS },
+            // For one thing only, components that poll files: see `Guest::run`.
+            Program::Module { .. } | Program::Command(_) => Threads { workers: 1, files: 1 },
         };
-        let runtime = runtime(workers).map_err(|error| failure("start the event loop", &error))?;
+        let runtime = runtime(threads).map_err(|error| failure("start the event loop", &error))?;
         let inside = runtime.enter();
         let signals = Signals::new(signals).map_err(|error| failure("use the pipe of signals", &error))?;
         let broken_pipe = match &program {
@@ -87,7 +88,7 @@ impl Loaded {
         }
         let memory = Memory::new(move || limits.guest_bytes(cgroup_bytes()));
         let once = |program, cwd| -> Result<Work, Failure> {
-            let mut builder = grant::context(plan, cwd)?;
+            let mut builder = grant::context(plan, cwd, Files::InPlace)?;
             builder.stdin(input(stdio.stdin).map_err(stream)?).stdout(outputs[0].clone()).stderr(outputs[1].clone());
             let outgoing = grant::outgoing(plan, &outputs);
             outgoing.network().grant(&mut builder);
@@ -132,7 +133,9 @@ impl Guest {
                     match socket.listen() {
                         Ok(listener) => http::serve(listener, instances, &settings, &signals).await,
                         Err(error) => {
-                            outputs[1].tell(&format!("cannot listen: {error}\n"));
+                            // Another was bound at the same time, and listened first.
+                            let line = format!("cannot listen where http.listen says: {error}: choose another one\n");
+                            outputs[1].tell(&line);
                             ExitStatus::Code(1)
                         }
                     }
@@ -287,21 +290,28 @@ fn workers(cpu: &Cpu) -> usize {
 /// The kernel's `cpu.cfs_period_us`.
 const DEFAULT_PERIOD_US: u64 = 100_000;
 
-fn runtime(workers: usize) -> io::Result<Runtime> {
+/// The threads of a runtime.
+struct Threads {
+    workers: usize,
+    /// Made where they are needed.
+    files: usize,
+}
+
+/// Files that the guests of a service wait for at a time.
+const FILE_THREADS: usize = 32;
+
+fn runtime(threads: Threads) -> io::Result<Runtime> {
+    let Threads { workers, files } = threads;
     let mut builder = match workers {
         1 => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
     // Refused where there is no such thread.
     if workers > 1 {
-        builder.worker_threads(workers).on_thread_start(|| std::mem::forget(errno::listen()));
+        builder.worker_threads(workers);
     }
-    builder
-        .enable_io()
-        .enable_time()
-        // Used by wasmtime-wasi for one thing only, components that poll files: see `Guest::run`.
-        .max_blocking_threads(1)
-        .build()
+    builder.on_thread_start(|| std::mem::forget(errno::listen()));
+    builder.enable_io().enable_time().max_blocking_threads(files).build()
 }
 
 /// The epoch advances when a signal was written to the pipe, and once when the guest's time is over. A third reason would

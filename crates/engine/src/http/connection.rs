@@ -2,7 +2,7 @@
 
 use super::Phase;
 use super::exchange::Exchanges;
-use super::timed::{HEAD, Timed, Turns};
+use super::timed::{HEAD, Heads, Timed, Turns};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -21,8 +21,15 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PAUSE: Duration = Duration::from_millis(5);
 /// How often a client of HTTP/2 that says nothing is asked whether it is there, and how long it may take to answer.
 const ALIVE: Duration = Duration::from_secs(30);
-/// What the headers of a request may measure, bytes.
+/// What the head of a request may measure, bytes: a client that never ends it takes no more of the container's memory.
 const HEADERS: u32 = 64 << 10;
+/// What a client of HTTP/2 may send of a body before the guest reads it, and what is kept of an answer until the client
+/// does, bytes.
+const WINDOW: u32 = 128 << 10;
+/// Requests at a time on one connection of HTTP/2.
+const STREAMS: u32 = 100;
+/// How long a client that has connected and said nothing is waited for by a server that leaves.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// The connections of a server.
 pub(super) struct Connections {
@@ -42,6 +49,11 @@ impl Connections {
     pub(super) async fn place(&self) -> OwnedSemaphorePermit {
         let place = self.places.clone().acquire_owned().await;
         place.unwrap_or_else(|_| unreachable!("nobody closes the places"))
+    }
+
+    /// A place, if there is one.
+    pub(super) fn free_place(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
     }
 
     /// Serves a client until it goes or is asked to.
@@ -67,13 +79,22 @@ async fn serve(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     let turns = Turns::default();
-    let is_http2 = timeout(HEAD, speaks_http2(&stream)).await??;
+    let is_http2 = tokio::select! {
+        biased;
+        spoken = timeout(HEAD, speaks_http2(&stream)) => spoken??,
+        () = async {
+            closing(phases.clone()).await;
+            sleep(LAST_WORD).await;
+        } => return Ok(()),
+    };
+    let patience = exchanges.patience();
     let of_turn = turns.clone();
     let service = service_fn(move |request| {
         let (exchanges, turn) = (exchanges.clone(), of_turn.begin());
         async move { exchanges.answer(request, turn).await }
     });
-    let io = TokioIo::new(Timed::new(stream, turns));
+    let io =
+        TokioIo::new(Timed::new(stream, turns, if is_http2 { Heads::OfTheProtocol } else { Heads::Timed }, patience));
     // Both forms of connection have these methods, and no trait in common.
     macro_rules! drive {
         ($connection:expr) => {{
@@ -89,11 +110,13 @@ async fn serve(
     if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).keep_alive_interval(ALIVE).keep_alive_timeout(ALIVE);
-        builder.max_header_list_size(HEADERS);
+        builder.max_header_list_size(HEADERS).max_concurrent_streams(STREAMS);
+        builder.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        builder.max_send_buf_size(WINDOW as usize);
         drive!(builder.serve_connection(io, service))
     } else {
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(None);
+        builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADERS as usize);
         drive!(builder.serve_connection(io, service))
     }
 }

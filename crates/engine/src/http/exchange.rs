@@ -15,7 +15,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use plan::Http;
 use std::convert::Infallible;
 use std::num::NonZeroU32;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -54,6 +54,11 @@ impl Exchanges {
         }
     }
 
+    /// How long a guest, and its client, are waited for.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Waits until no guest runs any more.
     pub(super) async fn ended(&self) {
         let _ = self.places.acquire_many(self.most.get()).await;
@@ -77,11 +82,17 @@ impl Exchanges {
         Ok(response)
     }
 
-    async fn ask(&self, request: Request<Incoming>, place: OwnedSemaphorePermit) -> Response<Answer> {
+    async fn ask(&self, mut request: Request<Incoming>, place: OwnedSemaphorePermit) -> Response<Answer> {
         let method = request.method().clone();
-        let name = format!("{method} {}", request.uri().path());
+        // In the log, where nothing that a client says may look like anything else.
+        let name = plan::printable_line(&format!("{method} {}", request.uri().path()));
+        let mut enough = pin!(sleep(self.patience));
         if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
-            return plain(StatusCode::BAD_REQUEST, "the request has no host\n");
+            if request.version() > Version::HTTP_10 {
+                return plain(StatusCode::BAD_REQUEST, "the request has no host\n");
+            }
+            // Which knows of none, and health checks speak it still.
+            request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
         }
         let (tell, head) = oneshot::channel();
         let mut guest = self.instances.ticker.during(run(self.instances.clone(), request, tell, place));
@@ -90,20 +101,21 @@ impl Exchanges {
             biased;
             head = &mut head => Waited::Head(head.ok()),
             ended = &mut guest => Waited::Ended(ended),
-            () = sleep(self.patience) => Waited::Enough,
+            () = &mut enough => Waited::Enough,
+        };
+        let too_long = || {
+            self.instances.log(&format!(
+                "{name}: no answer in {:?}: raise http.request-timeout, or see what the guest waits for\n",
+                self.patience
+            ));
+            plain(StatusCode::GATEWAY_TIMEOUT, "the guest took too long\n")
         };
         let (head, ended) = match waited {
             Waited::Head(Some(head)) => (Some(head), None),
             // Dropped by the guest, which goes on, or by its end.
             Waited::Head(None) => (None, None),
             Waited::Ended(ended) => (head.try_recv().ok(), Some(ended)),
-            Waited::Enough => {
-                self.instances.log(&format!(
-                    "{name}: no answer in {:?}: raise http.request-timeout, or see what the guest waits for\n",
-                    self.patience
-                ));
-                return plain(StatusCode::GATEWAY_TIMEOUT, "the guest took too long\n");
-            }
+            Waited::Enough => return too_long(),
         };
         match (head, ended) {
             (Some(Ok(response)), ended) => {
@@ -136,9 +148,13 @@ impl Exchanges {
             }
             (None, None) => {
                 // It gave up the right to answer: how it ends says why.
-                match guest.await {
-                    Err(error) => self.complain(&name, &error),
-                    Ok(()) => self.instances.log(&format!("{name}: the guest gave up its answer\n")),
+                tokio::select! {
+                    biased;
+                    ended = guest => match ended {
+                        Err(error) => self.complain(&name, &error),
+                        Ok(()) => self.instances.log(&format!("{name}: the guest gave up its answer\n")),
+                    },
+                    () = enough => return too_long(),
                 }
                 plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest gave no answer\n")
             }

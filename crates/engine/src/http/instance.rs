@@ -77,7 +77,14 @@ impl Instances {
         store.epoch_deadline_async_yield_and_update(1);
         match self.pre.instantiate_async(&mut store).await {
             Ok(proxy) => Ok(Instance { store, proxy, refusal, answered: 0 }),
-            Err(error) => Err(Broken { error, refused_bytes: refusal.limit_bytes() }),
+            Err(error) => {
+                let refused_bytes = refusal.limit_bytes();
+                if refused_bytes.is_some() {
+                    // What idle ones hold is the next one's.
+                    self.idle().clear();
+                }
+                Err(Broken { error, refused_bytes })
+            }
         }
     }
 
@@ -89,7 +96,10 @@ impl Instances {
             self.log(&format!("memory limit {} reached: a growth was refused\n", plan::Size(limit_bytes)));
         }
         instance.answered += 1;
-        if instance.answered < self.reuse.get() {
+        // One that met the limit gives back what it has, and so do those that wait.
+        if instance.refusal.limit_bytes().is_some() {
+            self.idle().clear();
+        } else if instance.answered < self.reuse.get() {
             self.idle().push(instance);
         }
     }

@@ -94,7 +94,8 @@ async fn accept_all(listener: &TcpListener, connections: &Connections) {
 async fn accept_waiting(listener: &TcpListener, connections: &Connections) {
     // A client that comes all the time does not keep the server from leaving.
     for _ in 0..listen::BACKLOG {
-        let place = connections.place().await;
+        // Who has a place already goes before who has none.
+        let Some(place) = connections.free_place() else { return };
         match timeout(NOBODY_WAITS, listener.accept()).await {
             Ok(Ok((stream, _))) => connections.serve(stream, place),
             _ => return,

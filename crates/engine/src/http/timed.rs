@@ -1,5 +1,6 @@
-//! A connection that does not wait for its client for ever: not for the head of a request, nor for the next request.
-//! Invariant: while a request is answered, time does not count here.
+//! A connection that does not wait for its client for ever: not for the head of a request, nor for the next request, nor
+//! for it to read its answer.
+//! Invariant: while a request is answered, the time to read from the client does not count here.
 
 use std::io;
 use std::pin::Pin;
@@ -51,6 +52,15 @@ impl Drop for Turn {
     }
 }
 
+/// Who sees to it that heads end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heads {
+    /// This stream.
+    Timed,
+    /// The protocol has other frames than heads, and asks its client whether it is there.
+    OfTheProtocol,
+}
+
 /// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wanted {
@@ -70,11 +80,29 @@ pub(super) struct Timed {
     /// Requests there were when this was last looked at.
     seen: usize,
     timer: Pin<Box<Sleep>>,
+    heads: Heads,
+    /// How long the client may take to read something.
+    patience: Duration,
+    /// Runs while it reads nothing.
+    unread: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timed {
-    pub(super) fn new(stream: TcpStream, turns: Turns) -> Timed {
-        Timed { stream, turns, wanted: Wanted::Head, seen: 0, timer: Box::pin(sleep(HEAD)) }
+    pub(super) fn new(stream: TcpStream, turns: Turns, heads: Heads, patience: Duration) -> Timed {
+        let timer = Box::pin(sleep(HEAD));
+        Timed { stream, turns, wanted: Wanted::Head, seen: 0, timer, heads, patience, unread: None }
+    }
+
+    /// Gives what a write gave, or the end of the patience with a client that does not read.
+    fn read_by_client<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.unread = None;
+            return written;
+        }
+        let patience = self.patience;
+        let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(unread.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn want(&mut self, wanted: Wanted) {
@@ -109,7 +137,9 @@ impl AsyncRead for Timed {
             return read;
         }
         if read.is_ready() {
-            self.want(Wanted::Head);
+            if self.heads == Heads::Timed {
+                self.want(Wanted::Head);
+            }
             return read;
         }
         ready!(self.timer.as_mut().poll(context));
@@ -123,7 +153,8 @@ impl AsyncRead for Timed {
 
 impl AsyncWrite for Timed {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.read_by_client(context, written)
     }
 
     fn poll_write_vectored(
@@ -131,7 +162,8 @@ impl AsyncWrite for Timed {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.read_by_client(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {

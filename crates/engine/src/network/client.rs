@@ -115,6 +115,7 @@ fn connections(network: &Network) -> Result<Connections, String> {
 /// Host and port; the host without brackets, in lower case.
 fn target(uri: &Uri) -> Option<(String, u16)> {
     let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    let host = host.strip_suffix('.').map_or(host.clone(), str::to_owned);
     let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
     Some((host, uri.port_u16().unwrap_or(default)))
 }

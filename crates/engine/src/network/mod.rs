@@ -10,17 +10,23 @@ pub(crate) use client::Outgoing;
 pub(crate) use lookup::add_to_linker;
 
 use crate::stdio::Output;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{LookupIpStrategy, ResolverConfig};
+use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::system_conf::parse_resolv_conf;
+use hickory_resolver::{Hosts, TokioResolver};
 use plan::{HostRule, NetworkAccess, NetworkRule, Protocol};
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::sockets::SocketAddrUse;
 
+/// The longest name of a host (RFC 1035, section 2.3.4).
+const LONGEST_NAME: usize = 253;
+/// Addresses that one name is remembered to have had.
+const MOST_PINNED: usize = 1000;
 /// Refusals that the log tells apart; a guest that goes on after that many is not worth more lines.
 const MOST_TOLD: usize = 100;
 
@@ -30,11 +36,19 @@ pub(crate) struct Network(Arc<Shared>);
 
 struct Shared {
     access: NetworkAccess,
+    files: Files,
     resolver: OnceCell<TokioResolver>,
     /// What names of the rules were looked up to be.
-    pinned: Mutex<HashMap<String, Vec<IpAddr>>>,
+    pinned: Mutex<HashMap<String, HashSet<IpAddr>>>,
     log: Output,
     told: Mutex<HashSet<String>>,
+}
+
+/// The container's files about names, as they were before the guest ran: one that may write them must not choose whom a
+/// rule with a name is about.
+struct Files {
+    hosts: Vec<u8>,
+    resolv_conf: Vec<u8>,
 }
 
 /// Why a name has no address.
@@ -51,10 +65,14 @@ pub(crate) enum LookupError {
 }
 
 impl Network {
-    /// The network that `access` leaves of the container's; refusals go to `log`.
+    /// The network that `access` leaves of the container's; refusals go to `log`. To be called where the container's files
+    /// are this process's files, before the guest runs.
     pub(crate) fn new(access: NetworkAccess, log: Output) -> Network {
+        // A container without them knows no names.
+        let read = |path| fs::read(path).unwrap_or_default();
+        let files = Files { hosts: read("/etc/hosts"), resolv_conf: read("/etc/resolv.conf") };
         let (resolver, pinned, told) = (OnceCell::new(), Mutex::default(), Mutex::default());
-        Network(Arc::new(Shared { access, resolver, pinned, log, told }))
+        Network(Arc::new(Shared { access, files, resolver, pinned, log, told }))
     }
 
     /// Gives a guest its sockets. Names are ours: see [`add_to_linker`].
@@ -120,7 +138,7 @@ impl Network {
             return Ok(vec![address]);
         }
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        if name.is_empty() {
+        if name.is_empty() || name.len() > LONGEST_NAME {
             return Err(LookupError::NoName);
         }
         let is_any = |rule: &NetworkRule| rule.host == HostRule::Any || rule.host == HostRule::Name(name.clone());
@@ -128,7 +146,7 @@ impl Network {
             self.refuse(&format!("to look up {name}"));
             return Err(LookupError::Refused);
         }
-        let resolver = self.0.resolver.get_or_try_init(|| async { resolver() }).await;
+        let resolver = self.0.resolver.get_or_try_init(|| async { resolver(&self.0.files) }).await;
         let resolver = resolver.map_err(|()| LookupError::Unreachable)?;
         let found = resolver.lookup_ip(name.as_str()).await.map_err(|error| {
             if error.is_no_records_found() || error.is_nx_domain() {
@@ -139,7 +157,11 @@ impl Network {
         })?;
         let addresses: Vec<IpAddr> = found.iter().collect();
         if let NetworkAccess::Only(_) = &self.0.access {
-            locked(&self.0.pinned).entry(name).or_default().extend(&addresses);
+            let mut pinned = locked(&self.0.pinned);
+            let known = pinned.entry(name).or_default();
+            if known.len() < MOST_PINNED {
+                known.extend(&addresses);
+            }
         }
         Ok(addresses)
     }
@@ -155,22 +177,25 @@ impl Network {
     fn refuse(&self, what: &str) {
         let mut told = locked(&self.0.told);
         if told.len() < MOST_TOLD && told.insert(what.to_owned()) {
+            let what = plan::printable_line(what);
             self.0.log.tell(&format!("network.allow refuses {what}: add it to the list if the guest needs it\n"));
         }
     }
 }
 
 /// By the container's own files. Without name servers, the hosts file has the last word.
-fn resolver() -> Result<TokioResolver, ()> {
-    let mut builder = match TokioResolver::builder_tokio() {
-        Ok(builder) => builder,
-        Err(_) => {
-            let nobody = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
-            TokioResolver::builder_with_config(nobody, TokioRuntimeProvider::default())
-        }
-    };
+fn resolver(files: &Files) -> Result<TokioResolver, ()> {
+    let (config, options) = parse_resolv_conf(&files.resolv_conf)
+        .unwrap_or_else(|_| (ResolverConfig::from_parts(None, Vec::new(), Vec::new()), ResolverOpts::default()));
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    *builder.options_mut() = options;
     builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    builder.build().map_err(drop)
+    let mut resolver = builder.build().map_err(drop)?;
+    let mut hosts = Hosts::default();
+    // What cannot be read of it is not there.
+    let _ = hosts.read_hosts_conf(files.hosts.as_slice());
+    resolver.set_hosts(Arc::new(hosts));
+    Ok(resolver)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

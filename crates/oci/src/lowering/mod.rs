@@ -97,7 +97,7 @@ pub(crate) fn lower(bundle: &Bundle, settings: &Settings, namespace: &str, id: &
 /// Whether it is on a port that the kernel keeps for privileged processes.
 fn listens_low(listen: &Listen) -> bool {
     const FIRST_FREE: u16 = 1024;
-    matches!(listen, Listen::On(address) if address.port() < FIRST_FREE)
+    matches!(listen, Listen::On(address) if (1..FIRST_FREE).contains(&address.port()))
 }
 
 /// Lowers the resources of an update: what they leave out stays as it is.

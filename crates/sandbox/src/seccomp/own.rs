@@ -166,13 +166,17 @@ pub(super) fn refusal(errno: i32) -> SeccompAction {
 fn sockets() -> Vec<Rule> {
     /// The type without its flags (socket(2)).
     const TYPE: u64 = 0xf;
+    let is = |argument, mask, value| SeccompCondition { argument, test: SeccompTest::Masked { mask, value } };
     let mut rules = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
-            let value = kind.unsigned_abs().into();
-            let kind = SeccompCondition { argument: 1, test: SeccompTest::Masked { mask: TYPE, value } };
-            let conditions = vec![first_is(family.unsigned_abs()), kind];
-            rules.push(Rule { conditions, action: SeccompAction::Allow });
+        for (kind, protocol) in [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)] {
+            // The usual one of its type, or by its number.
+            for protocol in [0, protocol.unsigned_abs()] {
+                let kind = is(1, TYPE, kind.unsigned_abs().into());
+                let protocol = is(2, u32::MAX.into(), protocol.into());
+                let conditions = vec![first_is(family.unsigned_abs()), kind, protocol];
+                rules.push(Rule { conditions, action: SeccompAction::Allow });
+            }
         }
     }
     rules

@@ -16,6 +16,10 @@ pub(crate) const CASES: Cases = cases![
     crate::http::one_request_too_many_is_told_when_to_come_again,
     crate::http::http2_without_encryption,
     crate::http::a_client_that_goes_takes_its_guest_along,
+    crate::http::clients_that_do_not_read_keep_nobody_out,
+    crate::http::unfinished_heads_take_little_memory,
+    crate::http::a_guest_that_waits_for_a_file_holds_up_nobody,
+    crate::http::idle_connections_do_not_keep_a_server,
     crate::http::the_environment_says_where_to_listen,
     crate::http::addresses_that_cannot_be_had_are_refused,
     crate::http::a_service_ends_by_signal,
@@ -154,7 +158,10 @@ fn http2_without_encryption(node: &Namespace) -> Result<()> {
 }
 
 fn a_client_that_goes_takes_its_guest_along(node: &Namespace) -> Result<()> {
-    let service = with(node, "http.max-concurrency", "1")?;
+    let service = Service::start(node, |draft| {
+        let draft = draft.annotation("io.containerd.wasm.v1/http.max-concurrency", "1");
+        draft.annotation("io.containerd.wasm.v1/http.request-timeout", "1h")
+    })?;
     let gone = service.curl(&["--max-time", "0.3"], &["/spin"]);
     ensure!(gone.is_err(), "curl gives up: {gone:?}");
     wait::until("its place is free", || Ok((service.get("/")?.status == 200).then_some(())))?;
@@ -196,14 +203,19 @@ fn a_service_ends_by_signal(node: &Namespace) -> Result<()> {
         ensure!(service.get("/")?.status == 200, "it answers");
         service.finish(signal, code)?;
     }
-    // A request in flight is finished, new ones are taken for a while, and a second signal ends all.
-    let service = with(node, "http.drain-delay", "1s")?;
-    let slow = service.background("/slow?ms=1500");
-    wait::until("the request is there", || Ok(service.answers()?.then_some(())))?;
-    std::thread::yield_now();
+    // A request in flight is finished, and new connections are taken for a while.
+    let service = Service::start(node, |draft| {
+        let draft = draft.annotation("io.containerd.wasm.v1/http.max-concurrency", "1");
+        draft.annotation("io.containerd.wasm.v1/http.drain-delay", "1s")
+    })?;
+    let slow = service.background("/slow?ms=2000");
+    wait::until("the request is there", || Ok((service.get("/")?.status == 503).then_some(())))?;
     service.kill(15)?;
-    let reply: Reply = service.get("/")?;
-    ensure!(reply.status == 200 && reply.closes, "{reply:?}");
+    wait::until("clients are told", || {
+        let reply: Reply = service.get("/")?;
+        ensure!(reply.status == 503, "{reply:?}");
+        Ok(reply.closes.then_some(()))
+    })?;
     let reply = slow.join().ok().context("curl did not panic")??;
     ensure!(reply.text == "slept\n", "{reply:?}");
     service.ended(0)?;
@@ -224,5 +236,63 @@ fn components_of_other_languages_answer(node: &Namespace) -> Result<()> {
         }
         service.finish(15, 0)?;
     }
+    Ok(())
+}
+
+fn clients_that_do_not_read_keep_nobody_out(node: &Namespace) -> Result<()> {
+    let service = Service::start(node, |draft| {
+        let draft = draft.annotation("io.containerd.wasm.v1/http.max-concurrency", "2");
+        draft.annotation("io.containerd.wasm.v1/http.request-timeout", "2s")
+    })?;
+    let silent: Vec<_> =
+        (0..2).map(|_| service.say("GET /big?bytes=100000000 HTTP/1.1\r\nhost: a\r\n\r\n")).collect::<Result<_>>()?;
+    wait::until("they hold all places", || Ok((service.get("/")?.status == 503).then_some(())))?;
+    wait::until("their places are free", || Ok((service.get("/")?.status == 200).then_some(())))?;
+    drop(silent);
+    service.finish(15, 0)
+}
+
+fn unfinished_heads_take_little_memory(node: &Namespace) -> Result<()> {
+    const CLIENTS: usize = 300;
+    let service = Service::start(node, |draft| {
+        draft.spec(|spec| spec["linux"]["resources"] = serde_json::json!({ "memory": { "limit": 64 << 20 } }))
+    })?;
+    let head = format!("GET / HTTP/1.1\r\nhost: a\r\nx-long: {}", "x".repeat(380 << 10));
+    // A server that has enough of it resets the connection.
+    let clients: Vec<_> = (0..CLIENTS).filter_map(|_| service.say(&head).ok()).collect();
+    ensure!(service.get("/")?.status == 200, "it answers");
+    drop(clients);
+    service.finish(15, 0)
+}
+
+fn a_guest_that_waits_for_a_file_holds_up_nobody(node: &Namespace) -> Result<()> {
+    let volume = node.directory("fifo")?;
+    let made = std::process::Command::new("mkfifo").arg(volume.join("fifo")).status()?;
+    ensure!(made.success(), "mkfifo");
+    let service = Service::start(node, |draft| {
+        let draft = draft.annotation("io.containerd.wasm.v1/http.request-timeout", "2s");
+        draft.bind(&volume, "/v", &["bind", "ro"])
+    })?;
+    let waiting: Vec<_> = (0..4).map(|_| service.background("/file?path=/v/fifo")).collect();
+    for waiting in waiting {
+        while !waiting.is_finished() {
+            ensure!(service.get("/")?.status == 200, "others are answered");
+        }
+        let reply = waiting.join().ok().context("curl did not panic")??;
+        ensure!(reply.status == 504, "{reply:?}");
+    }
+    let refused = service.get("/write?path=/v/new&text=x")?;
+    ensure!(refused.text.contains("Read-only"), "{refused:?}");
+    service.finish(15, 0)
+}
+
+fn idle_connections_do_not_keep_a_server(node: &Namespace) -> Result<()> {
+    let service = with(node, "http.max-connections", "3")?;
+    let idle: Vec<_> = (0..3).map(|_| service.say("")).collect::<Result<_>>()?;
+    let begun = Instant::now();
+    service.kill(15)?;
+    service.ended(0)?;
+    ensure!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());
+    drop(idle);
     Ok(())
 }

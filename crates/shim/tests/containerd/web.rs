@@ -115,6 +115,13 @@ impl Service {
         Ok(answer)
     }
 
+    /// Connects and says this; the connection stays open while it is held.
+    pub(crate) fn say(&self, text: &str) -> Result<TcpStream> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.write_all(text.as_bytes())?;
+        Ok(stream)
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         self.task.pid
     }
