@@ -4,7 +4,7 @@
 
 use crate::budget::Budget;
 use crate::compile::one_line;
-use crate::network::{Network, Outgoing};
+use crate::network::{self, Network, Outgoing};
 use crate::stdio::Output;
 use plan::{Failure, Invocation, Mount, RootAccess, RunPlan};
 use std::fs;
@@ -41,7 +41,7 @@ impl Grant {
         let filesystem = context(plan, WorkingDirectory::Told, Files::OnThreads)?.build().filesystem().clone();
         let Invocation { args, env: _, cwd } = plan.invocation.clone();
         let env = environment(&plan.invocation, WorkingDirectory::Told);
-        let outgoing = outgoing(plan, &outputs);
+        let outgoing = outgoing(plan, network::Files::of_container(), &outputs);
         Ok(Grant { args, env, cwd, filesystem, outputs, outgoing })
     }
 
@@ -103,8 +103,8 @@ pub(crate) enum WorkingDirectory {
 }
 
 /// The client for a guest's requests, which refuses what the plan does not grant.
-pub(crate) fn outgoing(plan: &RunPlan, outputs: &[Output; 2]) -> Outgoing {
-    Outgoing::new(Network::new(plan.network.clone(), outputs[1].clone()))
+pub(crate) fn outgoing(plan: &RunPlan, names: network::Files, outputs: &[Output; 2]) -> Outgoing {
+    Outgoing::new(Network::new(plan.network.clone(), names, outputs[1].clone()))
 }
 
 /// Where a guest waits for its files.

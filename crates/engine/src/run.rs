@@ -7,6 +7,7 @@ use crate::errno;
 use crate::grant::{self, Files, Grant, State, WorkingDirectory};
 use crate::http::{self, Instances, Made, Socket};
 use crate::link::{Loaded, Program};
+use crate::network;
 use crate::signals::{Ended, Signals};
 use crate::stdio::{BrokenPipe, Output, Stdio, input};
 use plan::{Bound, Cpu, ExitStatus, Failure, Http, Report, RunPlan, Size};
@@ -87,10 +88,15 @@ impl Loaded {
             fits(plan, &program, limit_bytes)?;
         }
         let memory = Memory::new(move || limits.guest_bytes(cgroup_bytes()));
-        let once = |program, cwd| -> Result<Work, Failure> {
+        let once = |program: Once, cwd| -> Result<Work, Failure> {
             let mut builder = grant::context(plan, cwd, Files::InPlace)?;
             builder.stdin(input(stdio.stdin).map_err(stream)?).stdout(outputs[0].clone()).stderr(outputs[1].clone());
-            let outgoing = grant::outgoing(plan, &outputs);
+            let names = match &program {
+                // WASI 0.1 has no names to look up.
+                Once::Module { .. } => network::Files::default(),
+                Once::Command(_) => network::Files::of_container(),
+            };
+            let outgoing = grant::outgoing(plan, names, &outputs);
             outgoing.network().grant(&mut builder);
             let refusal = Refusal::default();
             let budget = Budget::new(memory.clone(), refusal.clone());

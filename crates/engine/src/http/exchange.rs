@@ -11,9 +11,10 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, RETRY_AFTER};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use plan::Http;
 use std::convert::Infallible;
+use std::fmt::{self, Display};
 use std::num::NonZeroU32;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -84,8 +85,7 @@ impl Exchanges {
 
     async fn ask(&self, mut request: Request<Incoming>, place: OwnedSemaphorePermit) -> Response<Answer> {
         let method = request.method().clone();
-        // In the log, where nothing that a client says may look like anything else.
-        let name = plan::printable_line(&format!("{method} {}", request.uri().path()));
+        let name = Name { method: method.clone(), uri: request.uri().clone() };
         let mut enough = pin!(sleep(self.patience));
         if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
             if request.version() > Version::HTTP_10 {
@@ -161,14 +161,27 @@ impl Exchanges {
         }
     }
 
-    fn complain(&self, name: &str, error: &Broken) {
+    fn complain(&self, name: &Name, error: &Broken) {
         complain(&self.instances, name, error);
     }
 }
 
-fn complain(instances: &Instances, name: &str, broken: &Broken) {
+fn complain(instances: &Instances, name: &Name, broken: &Broken) {
     let reason = end::broken(&broken.error, broken.refused_bytes);
     instances.log(&format!("{name}: {}\n", plan::printable(&reason)));
+}
+
+/// What the log calls a request. Written there only where something is to be said of it.
+struct Name {
+    method: Method,
+    uri: Uri,
+}
+
+impl Display for Name {
+    /// Nothing that a client says may look like anything else.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&plan::printable_line(&format!("{} {}", self.method, self.uri.path())))
+    }
 }
 
 /// What came first.
@@ -209,7 +222,7 @@ async fn call(
 /// A guest that has given the head of its answer, and runs on.
 struct Running {
     guest: Ticked<Ended>,
-    name: String,
+    name: Name,
     instances: Arc<Instances>,
 }
 

@@ -14,6 +14,7 @@ use crate::signals::Signals;
 use connection::Connections;
 use exchange::Exchanges;
 use plan::{ExitStatus, Http};
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,10 +46,7 @@ pub(crate) async fn serve(
     let ended = tokio::select! {
         biased;
         signal = signals.next() => signal,
-        signal = async {
-            accept_all(&listener, &connections).await;
-            signals.next().await
-        } => signal,
+        never = accept_all(&listener, &connections) => match never {},
     };
     if ended != SIGTERM {
         return ExitStatus::Signal(ended);
@@ -58,7 +56,7 @@ pub(crate) async fn serve(
         // Whoever sends requests here may learn only now that it should not.
         tokio::select! {
             () = sleep(settings.drain_delay) => {}
-            () = accept_all(&listener, &connections) => {}
+            never = accept_all(&listener, &connections) => match never {},
         }
         accept_waiting(&listener, &connections).await;
         drop(listener);
@@ -80,7 +78,7 @@ const NOBODY_WAITS: Duration = Duration::from_millis(10);
 /// How long a server waits that is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
-async fn accept_all(listener: &TcpListener, connections: &Connections) {
+async fn accept_all(listener: &TcpListener, connections: &Connections) -> Infallible {
     loop {
         let place = connections.place().await;
         match listener.accept().await {

@@ -46,9 +46,19 @@ struct Shared {
 
 /// The container's files about names, as they were before the guest ran: one that may write them must not choose whom a
 /// rule with a name is about.
-struct Files {
+#[derive(Default)]
+pub(crate) struct Files {
     hosts: Vec<u8>,
     resolv_conf: Vec<u8>,
+}
+
+impl Files {
+    /// To be called where the container's files are this process's files, before the guest runs.
+    pub(crate) fn of_container() -> Files {
+        // A container without them knows no names.
+        let read = |path| fs::read(path).unwrap_or_default();
+        Files { hosts: read("/etc/hosts"), resolv_conf: read("/etc/resolv.conf") }
+    }
 }
 
 /// Why a name has no address.
@@ -65,12 +75,8 @@ pub(crate) enum LookupError {
 }
 
 impl Network {
-    /// The network that `access` leaves of the container's; refusals go to `log`. To be called where the container's files
-    /// are this process's files, before the guest runs.
-    pub(crate) fn new(access: NetworkAccess, log: Output) -> Network {
-        // A container without them knows no names.
-        let read = |path| fs::read(path).unwrap_or_default();
-        let files = Files { hosts: read("/etc/hosts"), resolv_conf: read("/etc/resolv.conf") };
+    /// The network that `access` leaves of the container's; refusals go to `log`.
+    pub(crate) fn new(access: NetworkAccess, files: Files, log: Output) -> Network {
         let (resolver, pinned, told) = (OnceCell::new(), Mutex::default(), Mutex::default());
         Network(Arc::new(Shared { access, files, resolver, pinned, log, told }))
     }
