@@ -3,6 +3,7 @@
 //! process.
 
 use crate::compile::one_line;
+use crate::config::Variant;
 use plan::Failure;
 use std::fs::File;
 use std::io;
@@ -17,23 +18,29 @@ pub struct Artifact {
     file: File,
     /// Device and inode; a file of the cache never changes its content.
     identity: (u64, u64),
+    variant: Variant,
 }
 
 impl Artifact {
     /// `file` is an artifact that the cache wrote whole and that nobody but root can change.
-    pub(crate) fn from_cache(file: File) -> io::Result<Self> {
+    pub(crate) fn from_cache(file: File, variant: Variant) -> io::Result<Self> {
         let identity = identity(&file)?;
-        Ok(Artifact { file, identity })
+        Ok(Artifact { file, identity, variant })
     }
 
     /// This artifact in a forked child, where it has another descriptor. Code from the file is executed as it is, so no
     /// other file is taken.
     pub fn inherit(&self, file: File) -> Result<Artifact, Failure> {
         match identity(&file) {
-            Ok(identity) if identity == self.identity => Ok(Artifact { file, identity }),
+            Ok(identity) if identity == self.identity => Ok(Artifact { file, identity, variant: self.variant }),
             Ok(_) => Err(Failure::Message("the artifact handed to the child is another file".to_owned())),
             Err(error) => Err(Failure::Message(one_line("look at the artifact", &error))),
         }
+    }
+
+    /// The kind of its code.
+    pub fn variant(&self) -> Variant {
+        self.variant
     }
 
     /// The open file.

@@ -1,12 +1,15 @@
 //! From wasm to an artifact. Runs in a child process that has nothing but the descriptors of its job, because a
 //! compiler reads bytes from strangers.
 
-use crate::config::{Role, Variant, config};
-use plan::{Digest, Failure, Report};
+use crate::config::{Metering, Role, Variant, config};
+use plan::{Calls, Digest, Failure, Report};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
+use wasmparser::{
+    ComponentDefinedType, ComponentType, ComponentTypeDeclaration, InstanceTypeDeclaration, Parser, Payload,
+};
 use wasmtime::Engine;
 
 /// The first bytes of every wasm.
@@ -25,8 +28,8 @@ pub struct CompileJob {
     pub output: File,
     /// The lock of the artifact's key.
     pub lock: File,
-    /// The kind of code to make.
-    pub variant: Variant,
+    /// What the code is to count. How it calls is up to the wasm.
+    pub metering: Metering,
 }
 
 /// Compiles a job. Waits for the job's lock, reports `Locked`, asks `go` (which blocks, and says no if somebody else
@@ -44,20 +47,20 @@ pub fn compile(job: CompileJob, go: impl FnOnce() -> bool, report: &mut dyn FnMu
         return;
     }
     match write_artifact(&job) {
-        Ok(wasm) => report(Report::Compiled { wasm }),
+        Ok((wasm, calls)) => report(Report::Compiled { wasm, calls }),
         Err(failure) => report(Report::Failed(failure)),
     }
 }
 
-fn write_artifact(job: &CompileJob) -> Result<Digest, Failure> {
+fn write_artifact(job: &CompileJob) -> Result<(Digest, Calls), Failure> {
     let wasm = read(&job.wasm).map_err(|error| Failure::Message(one_line("read wasm", &error)))?;
     let digest = Digest::from_sha256(Sha256::digest(&wasm).into());
-    let code = translate(&wasm, job.variant).map_err(Failure::Message)?;
+    let (code, calls) = translate(&wasm, job.metering).map_err(Failure::Message)?;
     drop(wasm);
     let mut output = &job.output;
     // Synced here, where waiting for the disk holds up nobody.
     match output.write_all(&code).and_then(|()| output.sync_all()) {
-        Ok(()) => Ok(digest),
+        Ok(()) => Ok((digest, calls)),
         Err(error) if is_full(&error) => Err(Failure::NoSpace),
         Err(error) => Err(Failure::Message(one_line("write compiled code to the cache", &error))),
     }
@@ -78,16 +81,21 @@ fn read(file: &File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn translate(wasm: &[u8], variant: Variant) -> Result<Vec<u8>, String> {
+fn translate(wasm: &[u8], metering: Metering) -> Result<(Vec<u8>, Calls), String> {
     let Some(version) = wasm.strip_prefix(MAGIC) else {
         return Err(not_wasm(wasm));
     };
-    let engine =
-        Engine::new(&config(Role::Compile, variant)).map_err(|error| one_line("start the compiler", error.as_ref()))?;
+    let compiler = |calls| {
+        Engine::new(&config(Role::Compile, Variant { calls, metering }))
+            .map_err(|error| one_line("start the compiler", error.as_ref()))
+    };
     if version.starts_with(&MODULE) {
-        engine.precompile_module(wasm).map_err(|error| one_line("invalid wasm module", error.as_ref()))
+        let code = compiler(Calls::Synchronous)?.precompile_module(wasm);
+        Ok((code.map_err(|error| one_line("invalid wasm module", error.as_ref()))?, Calls::Synchronous))
     } else if version.starts_with(&COMPONENT) {
-        engine.precompile_component(wasm).map_err(|error| one_line("invalid wasm component", error.as_ref()))
+        let calls = calls(wasm);
+        let code = compiler(calls)?.precompile_component(wasm);
+        Ok((code.map_err(|error| one_line("invalid wasm component", error.as_ref()))?, calls))
     } else if version.len() < 4 {
         Err("invalid wasm: it ends within its first 8 bytes".to_owned())
     } else {
@@ -96,6 +104,47 @@ fn translate(wasm: &[u8], variant: Variant) -> Result<Vec<u8>, String> {
             &version[..4]
         ))
     }
+}
+
+/// How a component calls: its imports and exports say so, and the types that only asynchronous ones have.
+fn calls(component: &[u8]) -> Calls {
+    let is_async = |payload: &Payload<'_>| match payload {
+        Payload::ComponentImportSection(imports) => {
+            imports.clone().into_iter().flatten().any(|import| is_of_wasi_0_3(import.name.name))
+        }
+        Payload::ComponentExportSection(exports) => {
+            exports.clone().into_iter().flatten().any(|export| is_of_wasi_0_3(export.name.name))
+        }
+        Payload::ComponentTypeSection(types) => types.clone().into_iter().flatten().any(|ty| is_asynchronous(&ty)),
+        _ => false,
+    };
+    // What cannot be read here is refused by the compiler, in its own words.
+    match Parser::new(0).parse_all(component).flatten().any(|payload| is_async(&payload)) {
+        true => Calls::Asynchronous,
+        false => Calls::Synchronous,
+    }
+}
+
+fn is_asynchronous(ty: &ComponentType<'_>) -> bool {
+    match ty {
+        ComponentType::Func(function) => function.async_,
+        ComponentType::Defined(defined) => {
+            matches!(defined, ComponentDefinedType::Future(_) | ComponentDefinedType::Stream(_))
+        }
+        ComponentType::Instance(declarations) => declarations.iter().any(|declaration| match declaration {
+            InstanceTypeDeclaration::Type(ty) => is_asynchronous(ty),
+            _ => false,
+        }),
+        ComponentType::Component(declarations) => declarations.iter().any(|declaration| match declaration {
+            ComponentTypeDeclaration::Type(ty) => is_asynchronous(ty),
+            _ => false,
+        }),
+        ComponentType::Resource { .. } => false,
+    }
+}
+
+fn is_of_wasi_0_3(name: &str) -> bool {
+    name.starts_with("wasi:") && name.contains("@0.3.")
 }
 
 fn not_wasm(bytes: &[u8]) -> String {

@@ -1,7 +1,7 @@
 //! The one place that makes a `wasmtime::Config`.
 //! Invariant: a run engine accepts what a compile engine of the same variant wrote, because both come from here.
 
-use plan::RunPlan;
+use plan::{Calls, RunPlan};
 use std::num::NonZeroUsize;
 use wasmtime::{Config, Enabled, PoolingAllocationConfig, WasmBacktraceDetails};
 
@@ -12,6 +12,8 @@ const MEMORY_RESERVATION: u64 = 4 << 30;
 const MEMORY_GUARD: u64 = 32 << 20;
 /// Core instances of one component: its modules, adapters and the glue between them.
 const CORE_INSTANCES: u32 = 64;
+/// Stacks of one guest whose calls overlap; one that needs more gets an error.
+const STACKS: u32 = 8;
 /// Room for tables that grow, elements.
 const MIN_TABLE_ELEMENTS: usize = 20_000;
 /// What is cleared by hand instead of given back to the kernel when an instance ends, bytes: giving pages back and taking
@@ -31,29 +33,53 @@ pub enum Role {
     Run,
 }
 
-/// The kinds of code that are made from one wasm. Part of an artifact's key.
+/// The kinds of code that are made from one wasm, all interruptible by epochs. Part of an artifact's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Variant {
-    /// Interruptible by epochs.
-    Plain,
-    /// Interruptible by epochs, and counts the instructions it executes.
+pub struct Variant {
+    /// What the wasm itself says.
+    pub calls: Calls,
+    /// What a plan says.
+    pub metering: Metering,
+}
+
+/// Whether code counts the instructions it executes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Metering {
+    /// It does not, which is quicker.
+    None,
+    /// It does.
     Fuel,
 }
 
 impl Variant {
-    /// The code that a plan needs.
-    pub fn of(plan: &RunPlan) -> Self {
-        match plan.limits.fuel {
-            Some(_) => Variant::Fuel,
-            None => Variant::Plain,
-        }
-    }
+    /// How many there are.
+    pub(crate) const COUNT: usize = 4;
+    /// The code of most guests.
+    pub const PLAIN: Variant = Variant { calls: Calls::Synchronous, metering: Metering::None };
 
     /// The name in file names.
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Variant::Plain => "plain",
-            Variant::Fuel => "fuel",
+        match (self.calls, self.metering) {
+            (Calls::Synchronous, Metering::None) => "plain",
+            (Calls::Synchronous, Metering::Fuel) => "fuel",
+            (Calls::Asynchronous, Metering::None) => "async",
+            (Calls::Asynchronous, Metering::Fuel) => "async-fuel",
+        }
+    }
+
+    /// A number below [`Variant::COUNT`].
+    pub(crate) fn index(self) -> usize {
+        let fuel = usize::from(self.metering == Metering::Fuel);
+        2 * usize::from(self.calls == Calls::Asynchronous) + fuel
+    }
+}
+
+impl Metering {
+    /// What a plan needs.
+    pub fn of(plan: &RunPlan) -> Self {
+        match plan.limits.fuel {
+            Some(_) => Metering::Fuel,
+            None => Metering::None,
         }
     }
 }
@@ -61,13 +87,15 @@ impl Variant {
 /// The configuration of an engine.
 ///
 /// Memories are allocated on demand, which is best where one instance lives in a process: see [`pooled`]. Wasm features are
-/// Wasmtime's stable defaults; shared memory and asynchronous components (WASI 0.3) are off.
+/// Wasmtime's stable defaults without shared memory; what asynchronous components need beyond is on for those that do.
 pub fn config(role: Role, variant: Variant) -> Config {
+    let is_async = variant.calls == Calls::Asynchronous;
     let mut config = Config::new();
     config
         .epoch_interruption(true)
-        .consume_fuel(variant == Variant::Fuel)
-        .concurrency_support(false)
+        .consume_fuel(variant.metering == Metering::Fuel)
+        .wasm_component_model_async(is_async)
+        .concurrency_support(is_async)
         .memory_reservation(MEMORY_RESERVATION)
         .memory_guard_size(MEMORY_GUARD)
         .memory_init_cow(true)
@@ -98,6 +126,10 @@ pub(crate) struct Slots {
 /// The configuration of an engine whose instances come and go with requests. Slots are address space, and their number
 /// is no part of what code is checked for when it is loaded.
 pub(crate) fn pooled(variant: Variant, slots: Slots) -> Config {
+    let stacks = match variant.calls {
+        Calls::Synchronous => 1,
+        Calls::Asynchronous => STACKS,
+    };
     let each = |count: u32| slots.instances.saturating_mul(count.max(1));
     let elements = usize::try_from(slots.table_elements).unwrap_or(usize::MAX).saturating_mul(2);
     let mut pool = PoolingAllocationConfig::new();
@@ -109,7 +141,7 @@ pub(crate) fn pooled(variant: Variant, slots: Slots) -> Config {
         .total_tables(each(slots.tables))
         .max_tables_per_component(slots.tables.max(1))
         .table_elements(elements.max(MIN_TABLE_ELEMENTS))
-        .total_stacks(slots.instances)
+        .total_stacks(each(stacks))
         .total_gc_heaps(slots.instances)
         // A guest that comes back finds the pages that guests of its image touch, and no others.
         .linear_memory_keep_resident(KEPT_BYTES)

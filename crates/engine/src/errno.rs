@@ -14,6 +14,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
+use wasmtime_wasi::p3::bindings::filesystem::types as p3;
 
 /// Both places that make error codes of errors.
 const TARGETS: [&str; 2] = ["wasmtime_wasi::filesystem", "wasmtime_wasi::p2::host::filesystem"];
@@ -61,6 +62,21 @@ pub(crate) fn exact_p1(errno: i32) -> i32 {
 pub(crate) fn exact_p2(code: ErrorCode) -> ErrorCode {
     match heard() {
         Some((_, _, p2)) if code == ErrorCode::Io => *p2,
+        _ => code,
+    }
+}
+
+/// The WASI 0.3 error code of the operation since [`forget`], which returned `code`.
+pub(crate) fn exact_p3(code: p3::ErrorCode) -> p3::ErrorCode {
+    let Some((_, _, p2)) = heard().filter(|_| matches!(code, p3::ErrorCode::Io)) else { return code };
+    match p2 {
+        ErrorCode::NoSuchDevice => p3::ErrorCode::NoSuchDevice,
+        ErrorCode::CrossDevice => p3::ErrorCode::CrossDevice,
+        ErrorCode::NoDevice => p3::ErrorCode::NoDevice,
+        ErrorCode::TextFileBusy => p3::ErrorCode::TextFileBusy,
+        ErrorCode::ReadOnly => p3::ErrorCode::ReadOnly,
+        ErrorCode::Deadlock => p3::ErrorCode::Deadlock,
+        ErrorCode::Quota => p3::ErrorCode::Quota,
         _ => code,
     }
 }
@@ -142,6 +158,22 @@ mod tests {
     fn errnos_without_a_name_in_wasmtime_are_told_exactly() {
         for (linux, p1, p2) in NAMED {
             check(linux, p1, p2);
+        }
+    }
+
+    #[test]
+    fn errors_of_wasi_0_3_are_named_as_those_of_0_2() {
+        let _listening = listen();
+        for (linux, _, p2) in NAMED {
+            forget();
+            let _ = ErrorCode::from(&io::Error::from_raw_os_error(linux));
+            let p3 = exact_p3(p3::ErrorCode::Io);
+            let kebab: String =
+                format!("{p3:?}").trim_start_matches("ErrorCode::").chars().fold(String::new(), |name, c| {
+                    let dash = if c.is_uppercase() && !name.is_empty() { "-" } else { "" };
+                    format!("{name}{dash}{}", c.to_lowercase())
+                });
+            assert_eq!(kebab, p2.name(), "errno {linux}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! The key of an artifact: what was compiled, by which compiler and for which processor.
 
 use crate::cache::{Cache, CacheError};
-use crate::config::{Role, Variant, config};
-use plan::Digest;
+use crate::config::{Metering, Role, Variant, config};
+use plan::{Calls, Digest};
 use sha2::{Digest as _, Sha256};
 use std::hash::{Hash, Hasher};
 use wasmtime::Engine;
@@ -12,15 +12,28 @@ use wasmtime::Engine;
 pub struct ArtifactKey {
     source: Digest,
     compatibility: String,
-    variant: Variant,
+    pub(crate) variant: Variant,
 }
 
 impl ArtifactKey {
-    /// The key of the code that this build makes on this node from a source.
+    /// The key of the code that this build makes on this node from a source. How the source calls is known once it is
+    /// compiled: until then it counts as synchronous, which most are.
     ///
     /// Needs the cache because it keeps what the compiler's settings hash to: finding that out starts the compiler.
-    pub fn new(cache: &Cache, source: &Digest, variant: Variant) -> Result<Self, CacheError> {
+    pub fn new(cache: &Cache, source: &Digest, metering: Metering) -> Result<Self, CacheError> {
+        ArtifactKey::of(cache, source, Variant { calls: Calls::Synchronous, metering })
+    }
+
+    fn of(cache: &Cache, source: &Digest, variant: Variant) -> Result<Self, CacheError> {
         Ok(ArtifactKey { source: *source, compatibility: cache.compatibility(variant)?, variant })
+    }
+
+    /// The key of what is made of the same source if it calls so.
+    pub(crate) fn calling(&self, cache: &Cache, calls: Calls) -> Result<Self, CacheError> {
+        if calls == self.variant.calls {
+            return Ok(self.clone());
+        }
+        ArtifactKey::of(cache, &self.source, Variant { calls, ..self.variant })
     }
 
     /// The digest of the wasm that the artifact is made from.

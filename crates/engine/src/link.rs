@@ -2,27 +2,32 @@
 //! here, before anything of the guest ran.
 
 use crate::artifact::{Artifact, Code, map};
+use crate::call::{self, ComponentCall, ModuleCalls};
 use crate::compile::one_line;
 use crate::config::{Role, Slots, Variant, config, pooled};
 use crate::grant::State;
+use crate::program::Once;
 use crate::{p1, p2};
-use plan::{Failure, RunPlan};
+use plan::{Calls, Failure, RunPlan};
 use wasmtime::component::{self, Component};
-use wasmtime::{Engine, ExternType, InstancePre, Linker, Module, UnknownImportError};
+use wasmtime::{Engine, ExternType, Linker, Module, UnknownImportError};
 use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi::p3;
+use wasmtime_wasi_http::handler::ProxyPre;
+use wasmtime_wasi_http::p2::bindings as http_p2;
+use wasmtime_wasi_http::p3::bindings as http_p3;
 
 /// The function of a command.
 const START: &str = "_start";
-/// The function of a reactor that precedes all others.
-const INITIALIZE: &str = "_initialize";
 /// The packages of what a component may import.
 const PROVIDED: [&str; 7] =
     ["wasi:cli", "wasi:clocks", "wasi:filesystem", "wasi:http", "wasi:io", "wasi:random", "wasi:sockets"];
 /// What a component exports that is a command.
 const RUN: &str = "wasi:cli/run@0.2.";
+const ASYNC_RUN: &str = "wasi:cli/run@0.3.";
 /// What a component exports that answers requests.
 const HANDLER: &str = "wasi:http/incoming-handler@0.2.";
+const ASYNC_HANDLER: &str = "wasi:http/handler@0.3.";
 
 /// An engine, and the world of core modules for it. Made once, before any fork: container processes inherit it, which
 /// saves each of them half a millisecond, and memory since they share it.
@@ -40,23 +45,19 @@ pub struct Loaded {
 
 /// The kinds of guest.
 pub(crate) enum Program {
-    /// A core module of WASI 0.1.
-    Module {
-        pre: InstancePre<State>,
-        /// The functions to call one after the other.
-        calls: Vec<String>,
-    },
-    /// A component that exports `wasi:cli/run` 0.2.
-    Command(CommandPre<State>),
-    /// A component that exports `wasi:http/incoming-handler` 0.2.
+    /// It runs once.
+    Once(Once),
+    /// A component that answers requests.
     Service(ProxyPre<State>),
 }
 
-/// The worlds of components.
+/// The worlds of components. Where one is of both versions of a world, it is run in the later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum World {
     Command,
+    AsyncCommand,
     Service,
+    AsyncService,
 }
 
 /// Makes a running guest look whether it should end. Can be used in a signal handler.
@@ -88,9 +89,9 @@ impl Host {
         made().map_err(|error| Failure::Message(one_line("start wasmtime", error.as_ref())))
     }
 
-    /// Whether it is for the kind of code that a plan needs.
-    pub fn suits(&self, plan: &RunPlan) -> bool {
-        self.variant == Variant::of(plan)
+    /// Whether it is for code of this kind.
+    pub fn suits(&self, artifact: &Artifact) -> bool {
+        self.variant == artifact.variant()
     }
 
     /// Maps an artifact and links it. Needs `/proc` and whatever gives access to the cache's files: to be called before
@@ -99,28 +100,50 @@ impl Host {
         let engine = self.engine.clone();
         let component = match map(&engine, artifact)? {
             Code::Module(module) => {
-                return Ok(Loaded { engine, program: link_module(plan, &self.modules, &module)? });
+                let program = Program::Once(link_module(plan, &self.modules, &module)?);
+                return Ok(Loaded { engine, program });
             }
             Code::Component(component) => component,
         };
-        let world = world(plan, &engine, &component).or_else(|failure| {
+        if let Some(export) = &plan.source.export {
+            let call = ComponentCall::find(plan, &component, export).map_err(|reason| message(plan, &reason))?;
+            let pre = self.link(plan, &component)?;
+            return Ok(Loaded { engine, program: Program::Once(Once::Function { pre, call }) });
+        }
+        let world = world(plan, &component).or_else(|failure| {
             // What it lacks goes before what it is not.
-            link_component(plan, &engine, &component)?;
+            self.link(plan, &component)?;
             Err(failure)
         })?;
-        match world {
-            World::Command => {
-                let pre = link_component(plan, &engine, &component)?;
-                let program = CommandPre::new(pre).map(Program::Command).map_err(|error| unusable(plan, &error))?;
-                Ok(Loaded { engine, program })
-            }
-            World::Service => {
-                let (engine, component) = self.for_many(plan, component, artifact)?;
-                let pre = link_component(plan, &engine, &component)?;
-                let program = ProxyPre::new(pre).map(Program::Service).map_err(|error| unusable(plan, &error))?;
-                Ok(Loaded { engine, program })
-            }
-        }
+        let unusable = |error: wasmtime::Error| message(plan, &one_line("cannot be used", error.as_ref()));
+        let (engine, component) = match world {
+            World::Command | World::AsyncCommand => (engine, component),
+            World::Service | World::AsyncService => self.for_many(plan, component, artifact)?,
+        };
+        let pre = self.link(plan, &component)?;
+        let program = match world {
+            World::Command => CommandPre::new(pre).map(|pre| Program::Once(Once::Command(pre))),
+            World::AsyncCommand => p3::bindings::CommandPre::new(pre).map(|pre| Program::Once(Once::AsyncCommand(pre))),
+            World::Service => http_p2::ProxyPre::new(pre).map(|pre| Program::Service(ProxyPre::P2(pre))),
+            World::AsyncService => http_p3::ServicePre::new(pre).map(|pre| Program::Service(ProxyPre::P3(pre))),
+        };
+        Ok(Loaded { engine, program: program.map_err(unusable)? })
+    }
+
+    fn link(&self, plan: &RunPlan, component: &Component) -> Result<component::InstancePre<State>, Failure> {
+        let linker = match self.variant.calls {
+            Calls::Synchronous => p2::linker(component.engine()),
+            Calls::Asynchronous => crate::p3::linker(component.engine()),
+        };
+        linker.and_then(|linker| linker.instantiate_pre(component)).map_err(|error| {
+            message(
+                plan,
+                &format!(
+                    "{}, which this runtime does not provide (provided: wasi:cli 0.2 and 0.3, wasi:http 0.2 and 0.3)",
+                    missing_import(&error)
+                ),
+            )
+        })
     }
 
     /// The component in an engine with a pool for its instances. Where there is not enough address space for one, such as
@@ -149,32 +172,29 @@ impl Host {
 }
 
 /// What the component's exports say that it is.
-fn world(plan: &RunPlan, engine: &Engine, component: &Component) -> Result<World, Failure> {
-    if let Some(export) = &plan.source.export {
-        return Err(message(plan, &format!("is a component, and calling its export {export:?} is not built yet")));
-    }
+fn world(plan: &RunPlan, component: &Component) -> Result<World, Failure> {
     let ty = component.component_type();
-    let exports = |name: &str| ty.exports(engine).any(|(export, _)| export.starts_with(name));
-    match (exports(RUN), exports(HANDLER)) {
-        (true, false) => Ok(World::Command),
-        (false, true) => Ok(World::Service),
-        (true, true) => Err(message(
+    let exports = |name: &str| ty.exports(component.engine()).any(|(export, _)| export.starts_with(name));
+    let run = [(ASYNC_RUN, World::AsyncCommand), (RUN, World::Command)];
+    let handle = [(ASYNC_HANDLER, World::AsyncService), (HANDLER, World::Service)];
+    let find = |worlds: [(&str, World); 2]| worlds.into_iter().find(|(name, _)| exports(name)).map(|(_, world)| world);
+    match (find(run), find(handle)) {
+        (Some(world), None) | (None, Some(world)) => Ok(world),
+        (Some(_), Some(_)) => {
+            Err(message(plan, "exports both wasi:cli/run and a handler of wasi:http: build it for one of the worlds"))
+        }
+        (None, None) => Err(message(
             plan,
-            "exports both wasi:cli/run and wasi:http/incoming-handler: build it for one of the worlds",
-        )),
-        (false, false) => Err(message(
-            plan,
-            "exports no wasi:cli/run 0.2 and no wasi:http/incoming-handler 0.2: build it for the world \
-             wasi:cli/command or wasi:http/proxy; other worlds are not built yet",
+            &format!(
+                "exports no wasi:cli/run and no handler of wasi:http: build it for the world wasi:cli/command or \
+                 wasi:http/proxy, or name a function to call as path#function ({})",
+                call::named(&call::functions(component))
+            ),
         )),
     }
 }
 
-fn unusable(plan: &RunPlan, error: &wasmtime::Error) -> Failure {
-    message(plan, &one_line("cannot be used", error.as_ref()))
-}
-
-fn link_module(plan: &RunPlan, linker: &Linker<State>, module: &Module) -> Result<Program, Failure> {
+fn link_module(plan: &RunPlan, linker: &Linker<State>, module: &Module) -> Result<Once, Failure> {
     let calls = calls(plan, module)?;
     let pre = linker.instantiate_pre(module).map_err(|error| match error.downcast_ref::<UnknownImportError>() {
         Some(unknown) => message(
@@ -188,77 +208,25 @@ fn link_module(plan: &RunPlan, linker: &Linker<State>, module: &Module) -> Resul
         ),
         None => message(plan, &one_line("cannot be linked", error.as_ref())),
     })?;
-    Ok(Program::Module { pre, calls })
+    Ok(Once::Module { pre, calls })
 }
 
-/// What a user may name after `path#`.
-fn callable(module: &Module) -> String {
-    const SHOWN: usize = 10;
-    let plain = module.exports().filter(|export| is_plain_function(&export.ty()));
-    let names: Vec<&str> = plain.map(|export| export.name()).collect();
-    match names.len() {
-        0 => "it has none without parameters and results".to_owned(),
-        count if count > SHOWN => format!("it has {}, …", names[..SHOWN].join(", ")),
-        _ => format!("it has {}", names.join(", ")),
+fn calls(plan: &RunPlan, module: &Module) -> Result<ModuleCalls, Failure> {
+    if let Some(export) = &plan.source.export {
+        return ModuleCalls::find(plan, module, export).map_err(|reason| message(plan, &reason));
     }
-}
-
-fn calls(plan: &RunPlan, module: &Module) -> Result<Vec<String>, Failure> {
-    let Some(export) = &plan.source.export else {
-        return match module.get_export(START) {
-            Some(start) if is_plain_function(&start) => Ok(vec![START.to_owned()]),
-            Some(_) => Err(message(plan, "exports a _start that takes or gives values: build it as a WASI command")),
-            None => Err(message(
-                plan,
-                &format!(
-                    "exports no _start function: build it as a WASI command, or name a function to call as \
-                     path#function ({})",
-                    callable(module)
-                ),
-            )),
-        };
-    };
-    match module.get_export(export) {
-        Some(function) if is_plain_function(&function) => {}
-        Some(_) => {
-            return Err(message(
-                plan,
-                &format!("exports {export:?}, which is no function without parameters and results"),
-            ));
-        }
-        None => {
-            let line = format!("exports no {export:?}: name a function that it exports ({})", callable(module));
-            return Err(message(plan, &line));
-        }
-    }
-    let mut calls = Vec::new();
-    if let Some(initialize) = module.get_export(INITIALIZE)
-        && is_plain_function(&initialize)
-    {
-        calls.push(INITIALIZE.to_owned());
-    }
-    calls.push(export.clone());
-    Ok(calls)
-}
-
-fn is_plain_function(export: &ExternType) -> bool {
-    export.func().is_some_and(|function| function.params().len() == 0 && function.results().len() == 0)
-}
-
-fn link_component(
-    plan: &RunPlan,
-    engine: &Engine,
-    component: &Component,
-) -> Result<component::InstancePre<State>, Failure> {
-    p2::linker(engine).and_then(|linker| linker.instantiate_pre(component)).map_err(|error| {
-        message(
+    match module.get_export(START) {
+        Some(ExternType::Func(start)) if call::is_plain(&start) => Ok(ModuleCalls::start(START)),
+        Some(_) => Err(message(plan, "exports a _start that takes or gives values: build it as a WASI command")),
+        None => Err(message(
             plan,
             &format!(
-                "{}, which this runtime does not provide (provided: wasi:cli/command 0.2, wasi:http/proxy 0.2)",
-                missing_import(&error)
+                "exports no _start function: build it as a WASI command, or name a function to call as path#function \
+                 ({})",
+                call::callable(module)
             ),
-        )
-    })
+        )),
+    }
 }
 
 /// `imports a:b/c`, from Wasmtime's chain: ``component imports instance `a:b/c`, but …``, then how it differs from what
@@ -268,9 +236,9 @@ fn missing_import(error: &wasmtime::Error) -> String {
     let Some(name) = outer.split('`').nth(1) else {
         return one_line("cannot be linked", error.as_ref());
     };
-    let is_known = name
-        .split_once('/')
-        .is_some_and(|(package, interface)| PROVIDED.contains(&package) && interface.contains("@0.2."));
+    let is_known = name.split_once('/').is_some_and(|(package, interface)| {
+        PROVIDED.contains(&package) && (interface.contains("@0.2.") || interface.contains("@0.3."))
+    });
     let differences: Vec<_> = error.chain().skip(1).map(ToString::to_string).collect();
     if is_known && !differences.is_empty() {
         format!("imports {name} ({})", differences.join(": "))

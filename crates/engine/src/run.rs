@@ -8,6 +8,7 @@ use crate::grant::{self, Files, Grant, State, WorkingDirectory};
 use crate::http::{self, Instances, Made, Socket};
 use crate::link::{Loaded, Program};
 use crate::network;
+use crate::program::Once;
 use crate::signals::{Ended, Signals};
 use crate::stdio::{BrokenPipe, Output, Stdio, input};
 use plan::{Bound, Cpu, ExitStatus, Failure, Http, Report, RunPlan, Size};
@@ -17,8 +18,8 @@ use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
-use wasmtime::{Engine, InstancePre, Store, UpdateDeadline};
-use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime_wasi_http::handler::ProxyPre;
 
 /// A guest with its rights, which has not run yet.
 pub struct Guest {
@@ -45,12 +46,6 @@ struct Service {
     settings: Http,
 }
 
-/// A program that runs once.
-enum Once {
-    Module { pre: InstancePre<State>, calls: Vec<String> },
-    Command(CommandPre<State>),
-}
-
 impl Loaded {
     /// Gives the guest what the plan grants. To be called when the process is what the guest is to see: with its root
     /// directory, network, user and groups. Failures are of the kind that the user can mend, and known before start.
@@ -69,14 +64,14 @@ impl Loaded {
         let threads = match &program {
             Program::Service(_) => Threads { workers: workers(&plan.limits.cpu), files: FILE_THREADS },
             // For one thing only, components that poll files: see `Guest::run`.
-            Program::Module { .. } | Program::Command(_) => Threads { workers: 1, files: 1 },
+            Program::Once(_) => Threads { workers: 1, files: 1 },
         };
         let runtime = runtime(threads).map_err(|error| failure("start the event loop", &error))?;
         let inside = runtime.enter();
         let signals = Signals::new(signals).map_err(|error| failure("use the pipe of signals", &error))?;
         let broken_pipe = match &program {
-            Program::Module { .. } => BrokenPipe::Error,
-            Program::Command(_) | Program::Service(_) => BrokenPipe::Closed,
+            Program::Once(once) if once.is_module() => BrokenPipe::Error,
+            Program::Once(_) | Program::Service(_) => BrokenPipe::Closed,
         };
         let stream = |error| failure("use the standard streams", &error);
         let outputs = [
@@ -88,14 +83,14 @@ impl Loaded {
             fits(plan, &program, limit_bytes)?;
         }
         let memory = Memory::new(move || limits.guest_bytes(cgroup_bytes()));
-        let once = |program: Once, cwd| -> Result<Work, Failure> {
+        let once = |program: Once| -> Result<Work, Failure> {
+            // WASI 0.1 has no working directory, and no names to look up.
+            let (cwd, names) = match program.is_module() {
+                true => (WorkingDirectory::InEnvironment, network::Files::default()),
+                false => (WorkingDirectory::Told, network::Files::of_container()),
+            };
             let mut builder = grant::context(plan, cwd, Files::InPlace)?;
             builder.stdin(input(stdio.stdin).map_err(stream)?).stdout(outputs[0].clone()).stderr(outputs[1].clone());
-            let names = match &program {
-                // WASI 0.1 has no names to look up.
-                Once::Module { .. } => network::Files::default(),
-                Once::Command(_) => network::Files::of_container(),
-            };
             let outgoing = grant::outgoing(plan, names, &outputs);
             outgoing.network().grant(&mut builder);
             let refusal = Refusal::default();
@@ -105,8 +100,7 @@ impl Loaded {
             Ok(Work::Once { store, program, refusal })
         };
         let work = match program {
-            Program::Module { pre, calls } => once(Once::Module { pre, calls }, WorkingDirectory::InEnvironment)?,
-            Program::Command(pre) => once(Once::Command(pre), WorkingDirectory::Told)?,
+            Program::Once(program) => once(program)?,
             Program::Service(pre) => {
                 let grant = Grant::new(plan, outputs.clone())?;
                 let made = Made { engine: engine.clone(), pre, grant, memory: memory.clone() };
@@ -128,7 +122,7 @@ impl Guest {
         let status = match work {
             Work::Once { store, program, refusal } => {
                 let mut tell = Refusals { refusal: &refusal, report, told: false };
-                runtime.block_on(run_once(store, program, &signals, timeout, &mut tell))
+                runtime.block_on(run_once(store, program, &outputs[0], &signals, timeout, &mut tell))
             }
             Work::Service(service) => runtime.block_on(async {
                 let Service { socket, instances, settings } = *service;
@@ -175,6 +169,7 @@ impl Guest {
 async fn run_once(
     mut store: Store<State>,
     program: Once,
+    stdout: &Output,
     signals: &Signals,
     timeout: Option<Duration>,
     tell: &mut Refusals<'_>,
@@ -190,7 +185,7 @@ async fn run_once(
         return ExitStatus::Signal(signal);
     }
     let outcome = {
-        let mut guest = pin!(call(&mut store, &program));
+        let mut guest = pin!(program.run(&mut store, stdout));
         let mut over = pin!(time_is_up(timeout));
         loop {
             tokio::select! {
@@ -265,9 +260,9 @@ pub(crate) fn refuel(store: &mut Store<State>, fuel: Option<u64>) -> wasmtime::R
 /// is met when it starts.
 fn fits(plan: &RunPlan, program: &Program, limit_bytes: u64) -> Result<(), Failure> {
     let needs = match program {
-        Program::Module { pre, .. } => Some(pre.module().resources_required()),
-        Program::Command(pre) => pre.instance_pre().component().resources_required(),
-        Program::Service(pre) => pre.instance_pre().component().resources_required(),
+        Program::Once(once) => once.resources_required(),
+        Program::Service(ProxyPre::P2(pre)) => pre.instance_pre().component().resources_required(),
+        Program::Service(ProxyPre::P3(pre)) => pre.instance_pre().component().resources_required(),
     };
     let pages = needs.and_then(|needs| needs.max_initial_memory_size).unwrap_or_default();
     let bytes = pages.saturating_mul(WASM_PAGE);
@@ -333,33 +328,6 @@ fn arm_epochs(store: &mut Store<State>, signals: Signals, limit: Option<Limit>) 
             _ => Ok(UpdateDeadline::Continue(1)),
         }
     });
-}
-
-async fn call(store: &mut Store<State>, program: &Once) -> Outcome {
-    let result = match program {
-        Once::Module { pre, calls } => {
-            async {
-                let instance = pre.instantiate_async(&mut *store).await?;
-                for name in calls {
-                    let function = instance.get_typed_func::<(), ()>(&mut *store, name)?;
-                    function.call_async(&mut *store, ()).await?;
-                }
-                Ok(Outcome::Returned)
-            }
-            .await
-        }
-        Once::Command(pre) => {
-            async {
-                let command = pre.instantiate_async(&mut *store).await?;
-                match command.wasi_cli_run().call_run(&mut *store).await? {
-                    Ok(()) => Ok(Outcome::Returned),
-                    Err(()) => Ok(Outcome::ReturnedError),
-                }
-            }
-            .await
-        }
-    };
-    result.unwrap_or_else(Outcome::Broke)
 }
 
 async fn drained(outputs: &[Output]) {

@@ -168,12 +168,15 @@ impl Output {
     /// write brings along.
     pub(crate) fn tell(&self, text: &str) {
         match self {
-            Output::Pipe(pipe) => {
-                let waits = pipe.0.state().unwritten.len() > MOST_TOLD;
-                if !waits {
-                    pipe.0.write(text.as_bytes());
-                }
-            }
+            Output::Pipe(pipe) if pipe.0.state().unwritten.len() > MOST_TOLD => {}
+            Output::Pipe(_) | Output::File(_) => self.put(text),
+        }
+    }
+
+    /// Writes what belongs to the guest's output, all of it by the time of [`Output::drained`].
+    pub(crate) fn put(&self, text: &str) {
+        match self {
+            Output::Pipe(pipe) => pipe.0.write(text.as_bytes()),
             Output::File(file) => {
                 let _ = file.p2_stream().write(Bytes::copy_from_slice(text.as_bytes()));
             }

@@ -28,7 +28,7 @@ pub use isolation::{
 pub use limits::{Bound, Cpu, Io, Limits, Memory, Throttle, ThrottleKind};
 pub use mounts::{Mount, MountFlags, MountSource, RootAccess};
 pub use network::{HostRule, NetworkAccess, NetworkRule, Protocol};
-pub use report::{Failure, Report, one_line, printable, printable_line};
+pub use report::{Calls, Failure, Report, one_line, printable, printable_line};
 pub use seccomp::{SeccompAction, SeccompCondition, SeccompFlag, SeccompProfile, SeccompRule, SeccompTest};
 pub use source::{Digest, DigestError, FileIdentity, Origin, Source};
 

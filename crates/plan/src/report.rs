@@ -21,6 +21,8 @@ pub enum Report {
     Compiled {
         /// The digest of the bytes that it compiled: the file may have changed since the shim took its own.
         wasm: Digest,
+        /// What the code needs of the one that runs it.
+        calls: Calls,
     },
     /// A growth of the guest's memory was refused for the first time.
     GrowthRefused {
@@ -29,6 +31,15 @@ pub enum Report {
     },
     /// How the guest ended; the process exits right after.
     Exited(ExitStatus),
+}
+
+/// How a guest and its host call each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Calls {
+    /// One waits for the other: core modules, and components of WASI 0.2.
+    Synchronous,
+    /// Many calls at a time (the component model's `async`): components of WASI 0.3.
+    Asynchronous,
 }
 
 /// Why a child gave up.

@@ -2,8 +2,8 @@
 
 use crate::log;
 use crate::spawner::{Spawner, SpawnerError};
-use engine::{Artifact, ArtifactKey, Cache, CacheError, CompileJob, HashError, Pending, Variant};
-use plan::{CacheSettings, Digest, Failure, Origin, Report};
+use engine::{Artifact, ArtifactKey, Cache, CacheError, CompileJob, HashError, Metering, Pending};
+use plan::{CacheSettings, Calls, Digest, Failure, Origin, Report};
 use sandbox::compiler::{Inputs, Job, spawn};
 use sandbox::{Channel, ChannelError, Child, Ended};
 use std::fs::File;
@@ -24,8 +24,8 @@ pub(crate) struct Source<'a> {
     pub(crate) origin: &'a Origin,
     pub(crate) wasm: &'a oci::Wasm,
     pub(crate) cache: &'a CacheSettings,
-    /// The kind of code that its plan needs.
-    pub(crate) variant: Variant,
+    /// What its plan has counted.
+    pub(crate) metering: Metering,
 }
 
 /// Why there is no compiled code.
@@ -110,7 +110,7 @@ impl Source<'_> {
                 }
             },
         };
-        Ok(ArtifactKey::new(cache, &digest, self.variant)?)
+        Ok(ArtifactKey::new(cache, &digest, self.metering)?)
     }
 
     async fn hash(&self) -> Result<Digest, ArtifactError> {
@@ -142,10 +142,10 @@ impl Source<'_> {
         let wasm = self.wasm.open().await?;
         let null = File::open("/dev/null").map_err(ArtifactError::Null)?;
         let pending = Arc::new(pending);
-        let (files, bounds, variant) = (pending.clone(), self.cache.compile, self.variant);
+        let (files, bounds, metering) = (pending.clone(), self.cache.compile, self.metering);
         let fork = move || {
             let job = Job { wasm: &wasm, output: &files.output, lock: &files.lock, null: null.as_fd() };
-            spawn(&job, bounds, |inputs, channel| run_compiler(inputs, variant, channel))
+            spawn(&job, bounds, |inputs, channel| run_compiler(inputs, metering, channel))
         };
         let (child, channel) = spawner.spawn(fork).await?;
         let outcome = self.converse(cache, key, &child, channel).await;
@@ -153,15 +153,15 @@ impl Source<'_> {
             child.kill();
         }
         let ended = child.wait().await.unwrap_or(Ended::Signal(ABORT));
-        let Some(duration) = outcome? else { return Ok(Compiled::Elsewhere) };
+        let Some((calls, duration)) = outcome? else { return Ok(Compiled::Elsewhere) };
         if ended != Ended::Code(0) {
             return Err(self.failure(ended));
         }
         let pending =
             Arc::try_unwrap(pending).map_err(|_| ArtifactError::Silent { origin: self.origin.to_string() })?;
         // The lock is held until its last descriptor is closed, which `pending` holds.
-        let artifact = cache.commit(pending).await?;
-        tracing::info!(source = %self.origin, key = %key, ms = duration.as_millis(), "compiled");
+        let artifact = cache.commit(pending, calls).await?;
+        tracing::info!(source = %self.origin, key = %key, ?calls, ms = duration.as_millis(), "compiled");
         Ok(Compiled::Here(artifact))
     }
 
@@ -172,7 +172,7 @@ impl Source<'_> {
         key: &ArtifactKey,
         child: &Child,
         mut channel: Channel,
-    ) -> Result<Option<Duration>, ArtifactError> {
+    ) -> Result<Option<(Calls, Duration)>, ArtifactError> {
         let bounds = self.cache.compile;
         match channel.reports.next().await? {
             Some(Report::Locked) => {}
@@ -187,7 +187,7 @@ impl Source<'_> {
         match timeout(patience, channel.reports.next()).await {
             Err(_) => Err(ArtifactError::Slow { origin: self.origin.to_string(), seconds: patience.as_secs() }),
             Ok(report) => match report? {
-                Some(Report::Compiled { wasm }) if wasm == *key.source() => Ok(Some(begun.elapsed())),
+                Some(Report::Compiled { wasm, calls }) if wasm == *key.source() => Ok(Some((calls, begun.elapsed()))),
                 // The code of other bytes must not get the name of these.
                 Some(Report::Compiled { .. }) => Err(ArtifactError::Changed { origin: self.origin.to_string() }),
                 other => Err(self.unexpected(cache, other, child).await),
@@ -221,11 +221,11 @@ impl Source<'_> {
 }
 
 /// The life of the compile child.
-fn run_compiler(inputs: Inputs, variant: Variant, channel: sandbox::channel::ChildEnd) {
+fn run_compiler(inputs: Inputs, metering: Metering, channel: sandbox::channel::ChildEnd) {
     log::mute();
     let channel = std::cell::RefCell::new(channel);
     let Inputs { wasm, output, lock } = inputs;
-    let job = CompileJob { wasm, output, lock, variant };
+    let job = CompileJob { wasm, output, lock, metering };
     let go = || channel.borrow_mut().wait_for_go();
     engine::compile(job, go, &mut |report| channel.borrow_mut().report(&report));
 }

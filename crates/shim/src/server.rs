@@ -56,7 +56,7 @@ fn run(settings: Settings, listener: Result<UnixListener, AddressError>) -> anyh
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("make the runtime")?;
     let (spawner, mut jobs) = spawner::new();
     // While containerd reads the start action's answer and connects.
-    let host = Host::new(Variant::Plain).map_err(|failure| anyhow!("{failure:?}"))?;
+    let host = Host::new(Variant::PLAIN).map_err(|failure| anyhow!("{failure:?}"))?;
     let host = Arc::new(host);
     let quit = Arc::new(Notify::new());
     let address = settings.address.clone();

@@ -2,8 +2,9 @@
 //! Invariant: the same source and toolchain give the same bytes, and are built once per machine.
 //!
 //! A guest is named by its file. `p1_` guests are core modules of WASI preview 1; [`component`] gives the same program
-//! as a `wasi:cli` component, through the adapter that belongs to the wasmtime in use. `http_` guests are components of
-//! `wasi:http/proxy`, in folders named after their languages: [`rust`], [`python()`] and [`javascript()`].
+//! as a `wasi:cli` component, through the adapter that belongs to the wasmtime in use. Guests that are components from the
+//! start are in folders named after their languages, [`rust`], [`python()`] and [`javascript()`]: `http_` ones of
+//! `wasi:http/proxy` 0.2, `async_` ones of WASI 0.3.
 
 mod generate;
 mod javascript;
@@ -24,7 +25,8 @@ pub use generate::{Work, compile_bomb, importing, many_functions, padded};
 pub use python::{World, component as python_component};
 
 /// What no host offers, or what is no program, cannot become a component.
-const NO_COMPONENT: [&str; 3] = ["p1_unknown_import.wat", "p1_no_start.wat", "p1_reactor.wat"];
+const NO_COMPONENT: [&str; 5] =
+    ["p1_unknown_import.wat", "p1_no_start.wat", "p1_reactor.wat", "p1_reactor.c", "p1_reactor.go"];
 
 /// What follows the magic number of a component.
 const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
@@ -131,6 +133,11 @@ pub fn module(file: &str) -> Result<Vec<u8>> {
     }
 }
 
+/// A module or component from its text.
+pub fn wat(text: &str) -> Result<Vec<u8>> {
+    Ok(wat::parse_str(text)?)
+}
+
 /// The guest as a `wasi:cli` component.
 pub fn component(file: &str) -> Result<Vec<u8>> {
     if let Some(wasm) = built(&format!("{file}.component.wasm"))? {
@@ -203,14 +210,16 @@ mod tests {
     }
 
     #[test]
-    fn every_service_is_built_and_handles_requests() {
+    fn every_component_of_a_language_is_built_for_its_world() {
         let services = services().unwrap();
         assert!(services.len() >= 3, "{services:?}");
         for service in services {
             let wasm = service.component().unwrap();
             assert_eq!(wasm[..8], *b"\0asm\x0d\0\x01\0", "{service:?}");
-            let export = b"wasi:http/incoming-handler@0.2.12";
-            assert!(wasm.windows(export.len()).any(|part| part == export), "{service:?}");
+            let exports: [&[u8]; 3] =
+                [b"wasi:http/incoming-handler@0.2.12", b"wasi:http/handler@0.3.0", b"wasi:cli/run@0.3.0"];
+            let has = |export: &[u8]| wasm.windows(export.len()).any(|part| part == export);
+            assert!(exports.into_iter().any(has), "{service:?}");
         }
     }
 

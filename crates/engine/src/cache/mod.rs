@@ -30,7 +30,7 @@ use crate::config::Variant;
 use crate::hash::hash;
 use crate::key::ArtifactKey;
 use entry::{Found, Meta};
-use plan::CacheSettings;
+use plan::{CacheSettings, Calls};
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -43,8 +43,8 @@ use temp::TempFile;
 pub struct Cache {
     dir: PathBuf,
     size_bytes: u64,
-    plain: OnceLock<String>,
-    fuel: OnceLock<String>,
+    /// What the settings of each variant hash to.
+    compatibility: [OnceLock<String>; Variant::COUNT],
 }
 
 /// Why the cache cannot be used.
@@ -122,12 +122,19 @@ impl Cache {
     /// Opens the cache, making its directory (mode 0700, also those above that are missing).
     pub fn open(settings: &CacheSettings) -> Result<Cache, CacheError> {
         let dir = dir::prepare(&settings.dir)?;
-        Ok(Cache { dir, size_bytes: settings.size_bytes, plain: OnceLock::new(), fuel: OnceLock::new() })
+        Ok(Cache { dir, size_bytes: settings.size_bytes, compatibility: Default::default() })
     }
 
-    /// The artifact of a key, if there is one to be trusted, and marks it as used now. An entry that is damaged or
-    /// written by another version of this software is removed.
+    /// The artifact of a key, if there is one to be trusted, and marks it as used now; else the one of the same source with
+    /// asynchronous calls. An entry that is damaged or written by another version of this software is removed.
     pub async fn lookup(&self, key: &ArtifactKey) -> Result<Option<Artifact>, CacheError> {
+        if let Some(artifact) = self.find(key).await? {
+            return Ok(Some(artifact));
+        }
+        self.find(&key.calling(self, Calls::Asynchronous)?).await
+    }
+
+    async fn find(&self, key: &ArtifactKey) -> Result<Option<Artifact>, CacheError> {
         let path = self.artifact_path(key);
         let read_error = |source| self.file_error("read", &path, source);
         let found = match entry::find(&path).map_err(read_error)? {
@@ -150,7 +157,7 @@ impl Cache {
             self.note(&entry::meta_path(&path), &meta.encode())?;
         }
         entry::mark_used(&path).map_err(read_error)?;
-        Artifact::from_cache(found.file).map(Some).map_err(read_error)
+        Artifact::from_cache(found.file, key.variant).map(Some).map_err(read_error)
     }
 
     /// Opens what is needed to make the artifact of a key: the key's lock and a file for the output. Takes no lock of
@@ -171,9 +178,11 @@ impl Cache {
 
     /// Puts a finished artifact in place and removes the least recently used ones that no longer fit.
     ///
-    /// Call it when the process that wrote the output is gone, so that nobody can write to it any more.
-    pub async fn commit(&self, pending: Pending) -> Result<Artifact, CacheError> {
-        let path = self.artifact_path(&pending.key);
+    /// Call it when the process that wrote the output is gone, so that nobody can write to it any more. `calls` is what it
+    /// said of the code.
+    pub async fn commit(&self, pending: Pending, calls: Calls) -> Result<Artifact, CacheError> {
+        let key = pending.key.calling(self, calls)?;
+        let path = self.artifact_path(&key);
         let written = pending.temp.path().to_owned();
         let error = |source| self.file_error("write", &written, source);
         let sha256 = hash(&pending.output, u64::MAX).await.map_err(|source| error(io::Error::other(source)))?;
@@ -192,13 +201,16 @@ impl Cache {
         entry::mark_used(&path).map_err(error)?;
         eviction::run(&self.dir, self.size_bytes, &path)
             .map_err(|source| self.file_error("evict from", &self.dir, source))?;
-        Artifact::from_cache(file).map_err(|source| self.file_error("read", &path, source))
+        Artifact::from_cache(file, key.variant).map_err(|source| self.file_error("read", &path, source))
     }
 
     /// Removes the artifact of a key, after a process found that it cannot be loaded.
     pub fn discard(&self, key: &ArtifactKey) -> Result<(), CacheError> {
-        let path = self.artifact_path(key);
-        entry::discard(&path).map_err(|source| self.file_error("remove", &path, source))
+        for calls in [Calls::Synchronous, Calls::Asynchronous] {
+            let path = self.artifact_path(&key.calling(self, calls)?);
+            entry::discard(&path).map_err(|source| self.file_error("remove", &path, source))?;
+        }
+        Ok(())
     }
 
     /// What to say when the writer of a [`Pending`] found no room for it.
@@ -208,10 +220,7 @@ impl Cache {
 
     /// The hash of the compiler's settings for this build and processor, from the cache if it is there.
     pub(crate) fn compatibility(&self, variant: Variant) -> Result<String, CacheError> {
-        let cell = match variant {
-            Variant::Plain => &self.plain,
-            Variant::Fuel => &self.fuel,
-        };
+        let cell = &self.compatibility[variant.index()];
         if let Some(known) = cell.get() {
             return Ok(known.clone());
         }

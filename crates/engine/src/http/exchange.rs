@@ -2,7 +2,8 @@
 //! its guest along, and one that does not read holds it up.
 
 use super::Phase;
-use super::instance::{Broken, Instance, Instances};
+use super::ask::Head;
+use super::instance::{Broken, Instances};
 use super::timed::Turn;
 use crate::end;
 use crate::ticker::Ticked;
@@ -22,8 +23,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep, timeout};
-use wasmtime_wasi_http::WasiHttpView;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 /// When a client that was refused may come again, seconds.
@@ -31,8 +30,6 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// How the guest ended.
 type Ended = Result<(), Broken>;
-/// What the guest gives as the head of its answer.
-type Head = Result<Response<HyperOutgoingBody>, ErrorCode>;
 
 /// Answers requests.
 pub(super) struct Exchanges {
@@ -135,7 +132,7 @@ impl Exchanges {
                 })
             }
             (Some(Err(code)), _) => {
-                self.instances.log(&format!("{name}: the guest answered with an error: {code:?}\n"));
+                self.instances.log(&format!("{name}: the guest answered with an error: {code}\n"));
                 plain(StatusCode::BAD_GATEWAY, "the guest answered with an error\n")
             }
             (None, Some(Ok(()))) => {
@@ -198,25 +195,13 @@ async fn run(
     _place: OwnedSemaphorePermit,
 ) -> Ended {
     let mut instance = instances.take().await?;
-    match call(&mut instance, request, tell).await {
+    match instance.answer(request, tell).await {
         Ok(()) => {
             instances.give_back(instance);
             Ok(())
         }
         Err(error) => Err(Broken { error, refused_bytes: instance.refusal.limit_bytes() }),
     }
-}
-
-async fn call(
-    instance: &mut Instance,
-    request: Request<Incoming>,
-    tell: oneshot::Sender<Head>,
-) -> wasmtime::Result<()> {
-    let Instance { store, proxy, .. } = instance;
-    let mut view = store.data_mut().http();
-    let request = view.new_incoming_request(Scheme::Http, request)?;
-    let answer = view.new_response_outparam(tell)?;
-    proxy.wasi_http_incoming_handler().call_handle(store, request, answer).await
 }
 
 /// A guest that has given the head of its answer, and runs on.

@@ -1,6 +1,7 @@
 //! The http server around a guest of the http world: where it listens, how it stops.
 //! It must not know the grants of a guest, nor how one request is answered: see `exchange`.
 
+mod ask;
 mod connection;
 mod exchange;
 mod instance;

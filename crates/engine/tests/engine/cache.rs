@@ -2,8 +2,8 @@
 
 use crate::guests::{World, exit, hello};
 use crate::stage::{Stage, block_on, plan, settings};
-use engine::{ArtifactKey, Cache, CacheError, Host, Variant};
-use plan::{Digest, FileIdentity};
+use engine::{ArtifactKey, Cache, CacheError, Host, Metering, Variant};
+use plan::{Calls, Digest, FileIdentity};
 use std::fs::{self, Permissions, TryLockError};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ fn artifact_is_found_by_another_shim_and_runs() {
     let (stage, key, path, _) = with_artifact();
     let other = stage.reopen();
     let artifact = block_on(other.lookup(&key)).unwrap().unwrap();
-    Host::new(Variant::Plain).unwrap().load(&plan(), &artifact).map(|_| ()).unwrap();
+    Host::new(Variant::PLAIN).unwrap().load(&plan(), &artifact).map(|_| ()).unwrap();
     let metadata = fs::metadata(path).unwrap();
     assert_eq!(metadata.mode() & 0o777, 0o400);
     assert!(list(&stage, "tmp").is_empty());
@@ -150,7 +150,7 @@ fn lock_of_a_key_is_held_by_one() {
     // The child that compiled is gone, the shim still holds the description.
     drop(first.lock.try_clone().unwrap());
     assert!(second.lock.try_lock().is_err());
-    block_on(stage.cache.commit(first)).unwrap();
+    block_on(stage.cache.commit(first, Calls::Synchronous)).unwrap();
     second.lock.try_lock().unwrap();
 }
 
@@ -204,10 +204,10 @@ fn digest_of_a_file_changed_just_now_is_not_remembered() {
 #[test]
 fn keys_differ_by_source_and_variant() {
     let stage = Stage::new();
-    let plain = stage.key_of(b"a", Variant::Plain);
-    assert_ne!(plain, stage.key_of(b"a", Variant::Fuel));
-    assert_ne!(plain, stage.key_of(b"b", Variant::Plain));
-    assert_eq!(plain, stage.key_of(b"a", Variant::Plain));
+    let plain = stage.key_of(b"a", Metering::None);
+    assert_ne!(plain, stage.key_of(b"a", Metering::Fuel));
+    assert_ne!(plain, stage.key_of(b"b", Metering::None));
+    assert_eq!(plain, stage.key_of(b"a", Metering::None));
 }
 
 #[test]
@@ -220,13 +220,13 @@ fn compatibility_is_computed_once_for_a_node_and_anew_for_another_build() {
     // Another value in the same place is taken, so it was not computed again.
     fs::write(&path, text.replace(&hash, "marked")).unwrap();
     let digest = Digest::from_sha256([1; 32]);
-    let marked = ArtifactKey::new(&stage.reopen(), &digest, Variant::Plain).unwrap();
+    let marked = ArtifactKey::new(&stage.reopen(), &digest, Metering::None).unwrap();
     assert!(format!("{marked:?}").contains("marked"), "{marked:?}");
     // Of another executable, or unreadable, it is not.
     for other in [text.replace("\"size\":", "\"size\":1"), "{".to_owned()] {
         fs::write(&path, other).unwrap();
         let digest = block_on(engine::hash(&crate::stage::file_of(b"a"), 10)).unwrap();
-        let again = ArtifactKey::new(&stage.reopen(), &digest, Variant::Plain).unwrap();
+        let again = ArtifactKey::new(&stage.reopen(), &digest, Metering::None).unwrap();
         assert_eq!(again, key);
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::guests::{World, guest, guest_with, wat};
 use crate::stage::{Stage, file_of, plan_of_file};
-use engine::{CompileJob, Host, Variant, compile};
-use plan::{Failure, Report};
+use engine::{CompileJob, Host, Metering, Variant, compile};
+use plan::{Calls, Failure, Report};
 
 fn check_load(wasm: &[u8], export: Option<&str>, expected: &str) {
     let line = Stage::new().load_failure(wasm, &plan_of_file(export));
@@ -34,7 +34,7 @@ fn unknown_import_of_a_component_is_named() {
     check_load(
         &wasm,
         None,
-        "/app.wasm imports foo:bar/baz@1.0.0, which this runtime does not provide (provided: wasi:cli/command 0.2, wasi:http/proxy 0.2)",
+        "/app.wasm imports foo:bar/baz@1.0.0, which this runtime does not provide (provided: wasi:cli 0.2 and 0.3, wasi:http 0.2 and 0.3)",
     );
 }
 
@@ -45,7 +45,7 @@ fn function_that_a_known_interface_lacks_is_named() {
         &wasm,
         None,
         "/app.wasm imports wasi:cli/exit@0.2.0 (instance export `f` has the wrong type: function implementation is \
-         missing), which this runtime does not provide (provided: wasi:cli/command 0.2, wasi:http/proxy 0.2)",
+         missing), which this runtime does not provide (provided: wasi:cli 0.2 and 0.3, wasi:http 0.2 and 0.3)",
     );
 }
 
@@ -54,12 +54,12 @@ fn missing_entry_point_is_told() {
     check_load(
         &wat("(module)"),
         None,
-        "/app.wasm exports no _start function: build it as a WASI command, or name a function to call as path#function (it has none without parameters and results)",
+        "/app.wasm exports no _start function: build it as a WASI command, or name a function to call as path#function (it has none)",
     );
     check_load(
         &wat("(component)"),
         None,
-        "/app.wasm exports no wasi:cli/run 0.2 and no wasi:http/incoming-handler 0.2: build it for the world wasi:cli/command or wasi:http/proxy; other worlds are not built yet",
+        "/app.wasm exports no wasi:cli/run and no handler of wasi:http: build it for the world wasi:cli/command or wasi:http/proxy, or name a function to call as path#function (it has none)",
     );
 }
 
@@ -73,23 +73,49 @@ fn component_of_two_worlds_is_refused() {
     check_load(
         &wasm,
         None,
-        "/app.wasm exports both wasi:cli/run and wasi:http/incoming-handler: build it for one of the worlds",
+        "/app.wasm exports both wasi:cli/run and a handler of wasi:http: build it for one of the worlds",
     );
 }
 
 #[test]
 fn unknown_export_is_named() {
     let wasm = guest_with(World::Module, "", "", r#"(func (export "add") (param i32) (result i32) (i32.const 0))"#);
-    check_load(&wasm, Some("job"), "/app.wasm exports no \"job\": name a function that it exports (it has _start)");
-    check_load(&wasm, Some("add"), "/app.wasm exports \"add\", which is no function without parameters and results");
+    check_load(
+        &wasm,
+        Some("job"),
+        "/app.wasm exports no \"job\": name a function that it exports (it has add, _start)",
+    );
+    check_load(
+        &wasm,
+        Some("memory"),
+        "/app.wasm exports \"memory\", which is no function: name one (it has add, _start)",
+    );
+    check_load(
+        &wasm,
+        Some("add"),
+        "/app.wasm exports \"add\", whose arguments (s32) are given wrong: they are 1, and 0 follow args[0]",
+    );
 }
 
 #[test]
-fn export_of_a_component_is_not_built_yet() {
+fn unknown_export_of_a_component_is_named() {
     check_load(
         &guest(World::Component, "", ""),
         Some("job"),
-        "/app.wasm is a component, and calling its export \"job\" is not built yet",
+        "/app.wasm exports no \"job\": name a function that it exports (it has wasi:cli/run@0.2.12#run)",
+    );
+    let resource = r#"(component
+            (type $file (resource (rep i32)))
+            (export $it "file" (type $file))
+            (core func $new (canon resource.new $file))
+            (core module $code (import "" "new" (func $new (param i32) (result i32)))
+                (func (export "open") (result i32) (call $new (i32.const 1))))
+            (core instance $code (instantiate $code (with "" (instance (export "new" (func $new))))))
+            (func (export "open") (result (own $it)) (canon lift (core func $code "open"))))"#;
+    check_load(
+        &wat(resource),
+        Some("open"),
+        "/app.wasm exports \"open\", which gives values that cannot be written down: call another export",
     );
 }
 
@@ -122,8 +148,8 @@ fn code_that_is_not_the_compiler_s_output_is_stale() {
     for content in [&b"garbage"[..], &code[..100], &code[..code.len() / 2], b""] {
         let pending = stage.cache.begin(&stage.key(&wasm)).unwrap();
         std::io::Write::write_all(&mut &pending.output, content).unwrap();
-        let artifact = crate::stage::block_on(stage.cache.commit(pending)).unwrap();
-        let failure = Host::new(Variant::Plain).unwrap().load(&plan_of_file(None), &artifact).map(|_| ());
+        let artifact = crate::stage::block_on(stage.cache.commit(pending, Calls::Synchronous)).unwrap();
+        let failure = Host::new(Variant::PLAIN).unwrap().load(&plan_of_file(None), &artifact).map(|_| ());
         assert!(matches!(failure, Err(Failure::StaleArtifact(_))), "{} bytes: {failure:?}", content.len());
     }
 }
@@ -131,8 +157,8 @@ fn code_that_is_not_the_compiler_s_output_is_stale() {
 #[test]
 fn code_of_another_variant_is_stale() {
     let stage = Stage::new();
-    let artifact = stage.compile_variant(&guest(World::Module, "", ""), Variant::Fuel).unwrap();
-    let failure = Host::new(Variant::Plain).unwrap().load(&plan_of_file(None), &artifact).map(|_| ());
+    let artifact = stage.compile_variant(&guest(World::Module, "", ""), Metering::Fuel).unwrap();
+    let failure = Host::new(Variant::PLAIN).unwrap().load(&plan_of_file(None), &artifact).map(|_| ());
     assert!(matches!(failure, Err(Failure::StaleArtifact(_))), "{failure:?}");
 }
 
@@ -145,7 +171,7 @@ fn compile_child_that_is_told_no_writes_nothing() {
         wasm: file_of(&wasm),
         output: pending.output.try_clone().unwrap(),
         lock: pending.lock.try_clone().unwrap(),
-        variant: Variant::Plain,
+        metering: Metering::None,
     };
     let mut reports = Vec::new();
     compile(job, || false, &mut |report| reports.push(report));

@@ -1,6 +1,6 @@
 //! What the shim and the container process do around the engine, within this process.
 
-use engine::{ArtifactKey, Cache, CompileJob, Host, Interrupter, Stdio, Variant, compile};
+use engine::{ArtifactKey, Cache, CompileJob, Host, Interrupter, Metering, Stdio, compile};
 use plan::{
     CacheSettings, CgroupPath, CompileBounds, Digest, ExitStatus, Failure, Hooks, Http, Invocation, Isolation, Limits,
     Mount, MountFlags, MountSource, NetworkAccess, Origin, Report, RootAccess, RunPlan, Source, User,
@@ -66,31 +66,33 @@ impl Stage {
     }
 
     pub(crate) fn key(&self, wasm: &[u8]) -> ArtifactKey {
-        self.key_of(wasm, Variant::Plain)
+        self.key_of(wasm, Metering::None)
     }
 
-    pub(crate) fn key_of(&self, wasm: &[u8], variant: Variant) -> ArtifactKey {
+    pub(crate) fn key_of(&self, wasm: &[u8], metering: Metering) -> ArtifactKey {
         let digest = block_on(engine::hash(&file_of(wasm), u64::MAX)).unwrap();
-        ArtifactKey::new(&self.cache, &digest, variant).unwrap()
+        ArtifactKey::new(&self.cache, &digest, metering).unwrap()
     }
 
     /// Compiles without looking whether it was done before.
     pub(crate) fn compile(&self, wasm: &[u8]) -> Result<engine::Artifact, Failure> {
-        self.compile_variant(wasm, Variant::Plain)
+        self.compile_variant(wasm, Metering::None)
     }
 
-    pub(crate) fn compile_variant(&self, wasm: &[u8], variant: Variant) -> Result<engine::Artifact, Failure> {
-        let pending = self.cache.begin(&self.key_of(wasm, variant)).unwrap();
+    pub(crate) fn compile_variant(&self, wasm: &[u8], metering: Metering) -> Result<engine::Artifact, Failure> {
+        let pending = self.cache.begin(&self.key_of(wasm, metering)).unwrap();
         let job = CompileJob {
             wasm: file_of(wasm),
             output: pending.output.try_clone().unwrap(),
             lock: pending.lock.try_clone().unwrap(),
-            variant,
+            metering,
         };
         let mut reports = Vec::new();
         compile(job, || true, &mut |report| reports.push(report));
         match reports.as_slice() {
-            [Report::Locked, Report::Compiled { .. }] => Ok(block_on(self.cache.commit(pending)).unwrap()),
+            [Report::Locked, Report::Compiled { calls, .. }] => {
+                Ok(block_on(self.cache.commit(pending, *calls)).unwrap())
+            }
             [Report::Locked, Report::Failed(failure)] => Err(failure.clone()),
             other => panic!("unexpected reports of the compile child: {other:?}"),
         }
@@ -99,7 +101,7 @@ impl Stage {
     /// The line with which loading fails.
     pub(crate) fn load_failure(&self, wasm: &[u8], plan: &RunPlan) -> String {
         let artifact = self.compile(wasm).unwrap();
-        match Host::new(Variant::Plain).unwrap().load(plan, &artifact).map(|_| ()) {
+        match Host::new(artifact.variant()).unwrap().load(plan, &artifact).map(|_| ()) {
             Err(Failure::Message(line)) => line,
             other => panic!("expected a message, got {other:?}"),
         }
@@ -108,7 +110,7 @@ impl Stage {
     /// The line with which granting fails.
     pub(crate) fn grant_failure(&self, wasm: &[u8], plan: &RunPlan) -> String {
         let artifact = self.compile(wasm).unwrap();
-        let loaded = Host::new(Variant::Plain).unwrap().load(plan, &artifact).unwrap();
+        let loaded = Host::new(artifact.variant()).unwrap().load(plan, &artifact).unwrap();
         let (reader, writer) = std::io::pipe().unwrap();
         let (stdin, stdout, stderr) = (OwnedFd::from(reader.try_clone().unwrap()), writer.try_clone().unwrap(), writer);
         let stdio = Stdio { stdin, stdout: OwnedFd::from(stdout), stderr: OwnedFd::from(stderr) };
@@ -145,7 +147,7 @@ impl Stage {
         let (send_end, ended) = mpsc::channel();
         let plan = plan.clone();
         let thread = thread::spawn(move || {
-            let loaded = Host::new(Variant::Plain).unwrap().load(&plan, &artifact).unwrap();
+            let loaded = Host::new(artifact.variant()).unwrap().load(&plan, &artifact).unwrap();
             send_interrupter.send(loaded.interrupter()).unwrap();
             let stdio = Stdio {
                 stdin: OwnedFd::from(stdin_reader),

@@ -13,7 +13,7 @@ use crate::artifact::{self, ArtifactError};
 use crate::log;
 use crate::spawner::SpawnerError;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
-use engine::{Artifact, Host, Variant};
+use engine::{Artifact, Host, Metering};
 use plan::{ExitStatus, Failure, Report, RunPlan};
 use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, CgroupError};
@@ -155,7 +155,7 @@ async fn make(
         origin: &plan.source.origin,
         wasm: &lowered.wasm,
         cache: &lowered.cache,
-        variant: Variant::of(&plan),
+        metering: Metering::of(&plan),
     };
     let artifact = compiled.artifact(&tasks.spawner).await?;
     if task.state() == State::Abandoned {
@@ -289,9 +289,9 @@ fn run_guest(mut inside: Inside<'_>, host: &Host, cached: &Artifact) {
     let limit = inside.memory_limit();
     let plan = inside.plan();
     let artifact = cached.inherit(inside.take_artifact());
-    let loaded = artifact.and_then(|artifact| match host.suits(plan) {
+    let loaded = artifact.and_then(|artifact| match host.suits(&artifact) {
         true => host.load(plan, &artifact),
-        false => Host::new(Variant::of(plan))?.load(plan, &artifact),
+        false => Host::new(artifact.variant())?.load(plan, &artifact),
     });
     let loaded = match loaded {
         Ok(loaded) => loaded,

@@ -5,6 +5,7 @@ mod cache;
 mod confinement;
 mod deaths;
 mod disks;
+mod exports;
 mod files;
 mod group;
 mod hooks;
@@ -27,6 +28,7 @@ mod signals;
 mod systemd;
 mod upgrade;
 mod users;
+mod wasi3;
 mod web;
 
 use std::process::ExitCode;
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
     Suite::new(env!("CARGO_BIN_EXE_containerd-shim-wasm-v1"))
         .on(&every, cases![output::hello_from_a_file, output::exit_codes, signals::kill_while_running])
         .on(&current, output::CASES)
+        .on(&current, exports::CASES)
+        .on(&current, wasi3::CASES)
         .on(&current, images::CASES)
         .on(&current, files::CASES)
         .on(&current, mounts::CASES)

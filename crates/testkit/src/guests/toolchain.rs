@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 const INSTALL_C: &str = "run `make deps`, or: apt-get install clang lld wasi-libc libclang-rt-14-dev-wasm32 (the number is clang's version)";
-const INSTALL_GO: &str = "install Go 1.21 or newer";
+const INSTALL_GO: &str = "install Go 1.24 or newer";
 
 /// A C program for WASI preview 1, with clang and wasi-libc.
 pub(super) fn c(file: &str, path: &Path, source: &[u8]) -> Result<Vec<u8>> {
@@ -16,7 +16,11 @@ pub(super) fn c(file: &str, path: &Path, source: &[u8]) -> Result<Vec<u8>> {
     let key = store::key(&[b"c", &version, source]);
     store::cached("guests", &format!("{key}.wasm"), |output| {
         let mut clang = Command::new("clang");
-        clang.args(["--target=wasm32-wasi", "-O1", "-Wall", "-Werror", "-o"]);
+        clang.args(["--target=wasm32-wasi", "-O1", "-Wall", "-Werror"]);
+        if is_reactor(path) {
+            clang.arg("-mexec-model=reactor");
+        }
+        clang.arg("-o");
         run(clang.arg(output).arg(path), INSTALL_C).with_context(|| format!("guest {file}"))?;
         Ok(())
     })
@@ -29,10 +33,19 @@ pub(super) fn go(file: &str, path: &Path, source: &[u8]) -> Result<Vec<u8>> {
     store::cached("guests", &format!("{key}.wasm"), |output| {
         let mut go = Command::new("go");
         go.env("GOOS", "wasip1").env("GOARCH", "wasm");
-        go.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]);
+        go.args(["build", "-trimpath", "-ldflags", "-s -w"]);
+        if is_reactor(path) {
+            go.arg("-buildmode=c-shared");
+        }
+        go.arg("-o");
         run(go.arg(output).arg(path), INSTALL_GO).with_context(|| format!("guest {file}"))?;
         Ok(())
     })
+}
+
+/// Whether the program is to be called by the names of its functions.
+fn is_reactor(path: &Path) -> bool {
+    path.file_stem().is_some_and(|stem| stem == "p1_reactor")
 }
 
 /// Runs a tool and gives its stdout.

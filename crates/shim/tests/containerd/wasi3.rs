@@ -1,0 +1,191 @@
+//! WASI 0.3, which a component's own imports and exports ask for: commands and services with asynchronous calls.
+
+use crate::Cases;
+use crate::web::Service;
+use anyhow::{Result, ensure};
+use std::fs;
+use std::io::{Read, Write};
+use testkit::{Image, Namespace, cases, guests};
+
+pub(crate) const CASES: Cases = cases![
+    crate::wasi3::a_command_says_and_reads,
+    crate::wasi3::a_command_has_its_files,
+    crate::wasi3::a_command_ends_in_every_way,
+    crate::wasi3::a_command_is_ended_by_signals_and_limits,
+    crate::wasi3::a_service_answers,
+    crate::wasi3::bodies_and_trailers_pass_both_ways,
+    crate::wasi3::a_service_that_fails_takes_nobody_along,
+    crate::wasi3::a_service_reaches_what_it_may,
+    crate::wasi3::a_service_drains,
+    crate::wasi3::imports_that_nobody_provides_are_named,
+];
+
+fn command(node: &Namespace) -> Result<Image> {
+    let image = Image::with_file(&format!("test.local/{}:1", node.fresh("i")), &guests::rust("async_command")?);
+    node.import(&image)?;
+    Ok(image)
+}
+
+fn a_command_says_and_reads(node: &Namespace) -> Result<()> {
+    let image = command(node)?;
+    let output = node.run(&image).args(["/app.wasm", "hello"]).expect(0)?;
+    ensure!(output.text() == "hello from async wasm\n" && output.errors().is_empty(), "{output}");
+    let output = node.run(&image).args(["/app.wasm", "env"]).env("WHO=user").expect(0)?;
+    ensure!(output.text().lines().any(|line| line == "WHO=user"), "{output}");
+    let output = node.run(&image).args(["/app.wasm", "complain"]).expect(0)?;
+    ensure!(output.errors() == "complaint\n" && output.text().is_empty(), "{output}");
+    let output = node.run(&image).args(["/app.wasm", "together"]).expect(0)?;
+    ensure!(output.text() == "task 0\ntask 1\ntask 2\n", "{output}");
+    let text: String = (0..200_000).map(|number| format!("{number}\n")).collect();
+    let output = node.run(&image).args(["/app.wasm", "cat"]).stdin(text.as_bytes()).expect(0)?;
+    ensure!(output.text() == text, "{} of {} bytes", output.text().len(), text.len());
+    Ok(())
+}
+
+fn a_command_has_its_files(node: &Namespace) -> Result<()> {
+    let image = command(node)?;
+    let volume = node.directory("v")?;
+    fs::write(volume.join("note"), "a note\n")?;
+    let run = |mode: &str, words: [&str; 4]| node.run(&image).bind(&volume, "/data", mode).args(words).expect(0);
+    let output = run("rbind:ro", ["/app.wasm", "read", "/data/note", ""])?;
+    ensure!(output.text() == "a note\n", "{output}");
+    let output = run("rbind:ro", ["/app.wasm", "write", "/data/new", "text"])?;
+    ensure!(output.text() == "ErrorCode::ReadOnly\n" && !volume.join("new").exists(), "{output}");
+    let output = run("rbind:rw", ["/app.wasm", "write", "/data/new", "text"])?;
+    ensure!(output.text() == "written\n" && fs::read_to_string(volume.join("new"))? == "text", "{output}");
+    let output = run("rbind:rw", ["/app.wasm", "read", "/data/../../etc/passwd", ""])?;
+    ensure!(output.text() == "ErrorCode::NoEntry\n" || output.text() == "ErrorCode::NotPermitted\n", "{output}");
+    Ok(())
+}
+
+fn a_command_ends_in_every_way(node: &Namespace) -> Result<()> {
+    let image = command(node)?;
+    node.run(&image).args(["/app.wasm", "exit", "7"]).expect(7)?;
+    node.run(&image).args(["/app.wasm", "fail"]).expect(1)?;
+    let output = node.run(&image).args(["/app.wasm", "trap"]).expect(134)?;
+    ensure!(output.errors().contains("unreachable"), "{output}");
+    Ok(())
+}
+
+fn a_command_is_ended_by_signals_and_limits(node: &Namespace) -> Result<()> {
+    let image = command(node)?;
+    for (word, said) in [("sleep", "sleeping\n"), ("spin", "spinning\n")] {
+        let task = node.task(&image).args(["/app.wasm", word]).create()?;
+        task.start_until(said)?;
+        task.kill(15)?;
+        let end = task.finish()?;
+        ensure!(end.code == 143, "{word}: {end:?}");
+        let limit =
+            node.run(&image).args(["/app.wasm", word]).annotation("io.containerd.wasm.v1/limits.timeout", "500ms");
+        let output = limit.expect(124)?;
+        ensure!(output.errors().contains("limits.timeout"), "{word}: {output}");
+    }
+    let fuel = node.run(&image).args(["/app.wasm", "spin"]).annotation("io.containerd.wasm.v1/limits.fuel", "10000000");
+    let output = fuel.expect(134)?;
+    ensure!(output.errors().contains("out of fuel"), "{output}");
+    Ok(())
+}
+
+fn service(node: &Namespace) -> Result<Service> {
+    Service::start_listening(Service::draft_of(node, &guests::rust("async_service")?)?)
+}
+
+fn a_service_answers(node: &Namespace) -> Result<()> {
+    let service = service(node)?;
+    let replies = service.curl(&[], &["/", "/", "/headers"])?;
+    ensure!(replies[0].status == 200 && replies[0].text == "hello from async wasm\n", "{replies:?}");
+    let authority = format!("authority 127.0.0.1:{}\n", service.port);
+    ensure!(replies[2].text.contains(&authority) && replies[2].text.contains("user-agent: curl"), "{replies:?}");
+    let h2 = service.curl(&["--http2-prior-knowledge"], &["/slow?50"])?;
+    ensure!(h2.iter().all(|reply| reply.status == 200 && reply.version == "2" && reply.text == "slept\n"), "{h2:?}");
+    let reply = service.get("/after?a_line")?;
+    ensure!(reply.text == "answered\n", "{reply:?}");
+    let reply = service.get("/none")?;
+    ensure!(reply.text == "no such path: /none\n", "{reply:?}");
+    let end = service.end(15)?;
+    ensure!(end.code == 0 && end.stdout.contains("after the answer: a_line\n"), "{end:?}");
+    Ok(())
+}
+
+fn bodies_and_trailers_pass_both_ways(node: &Namespace) -> Result<()> {
+    let service = service(node)?;
+    let body: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_string().as_bytes()[0]).collect();
+    let reply = service.post("/echo", &body)?;
+    ensure!(reply.status == 200 && reply.text.as_bytes() == body, "{} bytes", reply.text.len());
+    let answer = service.raw(
+        "POST /echo HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: close\r\nTrailer: sum\r\n\
+         Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nsum: 294\r\n\r\n",
+    )?;
+    ensure!(answer.contains("abc") && answer.contains("sum: 294"), "{answer}");
+    service.finish(15, 0)
+}
+
+fn a_service_that_fails_takes_nobody_along(node: &Namespace) -> Result<()> {
+    let draft = Service::draft_of(node, &guests::rust("async_service")?)?;
+    let service = Service::start_listening(draft.annotation("io.containerd.wasm.v1/http.request-timeout", "500ms"))?;
+    let spinning: Vec<_> = (0..3).map(|_| service.background("/spin")).collect();
+    for (path, status) in [("/trap", 500), ("/error?told", 502), ("/slow?60000", 504), ("/", 200)] {
+        let reply = service.get(path)?;
+        ensure!(reply.status == status, "{path}: {reply:?}");
+    }
+    for reply in spinning {
+        let reply = reply.join().expect("no panic")?;
+        ensure!(reply.status == 504, "{reply:?}");
+    }
+    ensure!(service.get("/")?.status == 200, "it lives on");
+    let said = service.end(15)?.stderr;
+    for part in ["GET /trap: wasm trap: ", "unreachable", "told", "raise http.request-timeout"] {
+        ensure!(said.contains(part), "{part} is not in: {said}");
+    }
+    Ok(())
+}
+
+fn a_service_reaches_what_it_may(node: &Namespace) -> Result<()> {
+    let backend = service(node)?;
+    let open = service(node)?;
+    let url = format!("/fetch?127.0.0.1:{}/", backend.port);
+    let reply = open.get(&url)?;
+    ensure!(reply.text == "hello from async wasm\n", "{reply:?}");
+    let reply = open.get("/resolve?localhost")?;
+    ensure!(reply.text.contains("127, 0, 0, 1") || reply.text.contains("NameUnresolvable"), "{reply:?}");
+    let draft = Service::draft_of(node, &guests::rust("async_service")?)?;
+    let closed = Service::start_listening(draft.annotation("io.containerd.wasm.v1/network.allow", "none"))?;
+    let reply = closed.get(&url)?;
+    ensure!(reply.text.contains("HttpRequestDenied"), "{reply:?}");
+    let reply = closed.get("/resolve?localhost")?;
+    ensure!(reply.text.contains("AccessDenied"), "{reply:?}");
+    let said = closed.end(15)?.stderr;
+    ensure!(said.contains("network.allow refuses to look up localhost"), "{said}");
+    open.finish(15, 0)?;
+    backend.finish(15, 0)
+}
+
+fn a_service_drains(node: &Namespace) -> Result<()> {
+    let service = service(node)?;
+    // The head of the answer says that the request is there.
+    let mut stream = service.say("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc")?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head)?;
+    ensure!(head == *b"HTTP/1.1 200", "{head:?}");
+    service.kill(15)?;
+    stream.write_all(b"def")?;
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest)?;
+    let body: String = rest.lines().filter(|line| ["abc", "def", "abcdef"].contains(line)).collect();
+    ensure!(body == "abcdef", "{rest}");
+    service.ended(0)
+}
+
+fn imports_that_nobody_provides_are_named(node: &Namespace) -> Result<()> {
+    let text = r#"(component
+        (import "foo:bar/baz@1.0.0" (instance (export "go" (func async))))
+        (component $empty)
+        (instance $run (instantiate $empty))
+        (export "wasi:cli/run@0.3.0" (instance $run)))"#;
+    let image = Image::with_file(&format!("test.local/{}:1", node.fresh("i")), &guests::wat(text)?);
+    node.import(&image)?;
+    node.run(&image).refused(&[
+        "imports foo:bar/baz@1.0.0, which this runtime does not provide",
+        "provided: wasi:cli 0.2 and 0.3, wasi:http 0.2 and 0.3",
+    ])
+}

@@ -1,0 +1,103 @@
+//! A service for `wasi:http/service` 0.3 that does what the request's path says; what follows the question mark is the one
+//! argument, as it is. Its standard library is one of WASI 0.2. It knows nothing of the tests.
+
+use std::fmt::Write as _;
+use wasip3::exports::http::handler::Guest;
+use wasip3::http::client;
+use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme, Trailers};
+use wasip3::sockets::ip_name_lookup;
+use wasip3::wit_bindgen::rt::async_support::{FutureReader, StreamReader};
+use wasip3::{clocks::monotonic_clock, spawn_local, wit_future, wit_stream};
+
+wasip3::http::service::export!(Service);
+
+struct Service;
+
+/// A body, and the trailers after it.
+type Content = (StreamReader<u8>, FutureReader<Result<Option<Trailers>, ErrorCode>>);
+
+impl Guest for Service {
+    async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        let target = request.get_path_with_query().unwrap_or_default();
+        let (path, argument) = target.split_once('?').unwrap_or((&target, ""));
+        match path {
+            "/" => Ok(say("hello from async wasm\n")),
+            "/headers" => Ok(say(&headers(&request))),
+            "/echo" => Ok(echo(request)),
+            "/slow" => {
+                monotonic_clock::wait_for(argument.parse().unwrap_or(0) * 1_000_000).await;
+                Ok(say("slept\n"))
+            }
+            "/after" => {
+                let line = argument.to_owned();
+                spawn_local(async move {
+                    monotonic_clock::wait_for(1_000_000).await;
+                    println!("after the answer: {line}");
+                });
+                Ok(say("answered\n"))
+            }
+            "/file" => Ok(say(&std::fs::read_to_string(argument).unwrap_or_else(|error| format!("{error}\n")))),
+            "/env" => Ok(say(&format!("{}\n", std::env::var(argument).unwrap_or_default()))),
+            "/resolve" => Ok(say(&match ip_name_lookup::resolve_addresses(argument.to_owned()).await {
+                Ok(addresses) => format!("{addresses:?}\n"),
+                Err(code) => format!("{code:?}\n"),
+            })),
+            "/fetch" => fetch(argument).await,
+            "/error" => Err(ErrorCode::InternalError(Some(argument.to_owned()))),
+            "/trap" => core::arch::wasm32::unreachable(),
+            "/spin" => loop {
+                std::hint::black_box(argument);
+            },
+            other => Ok(say(&format!("no such path: {other}\n"))),
+        }
+    }
+}
+
+fn headers(request: &Request) -> String {
+    let (authority, scheme) = (request.get_authority().unwrap_or_default(), request.get_scheme());
+    let mut text = format!("method {:?}\nscheme {scheme:?}\nauthority {authority}\n", request.get_method());
+    for (name, value) in request.get_headers().copy_all() {
+        let _ = writeln!(text, "{name}: {}", String::from_utf8_lossy(&value));
+    }
+    text
+}
+
+fn say(text: &str) -> Response {
+    let (mut body, stream) = wit_stream::new();
+    let bytes = text.as_bytes().to_vec();
+    spawn_local(async move {
+        body.write_all(bytes).await;
+    });
+    let (_, no_trailers) = wit_future::new(|| Ok(None));
+    Response::new(Fields::new(), Some(stream), no_trailers).0
+}
+
+/// The request's body as it comes, and its trailers.
+fn echo(request: Request) -> Response {
+    let fields = Fields::new();
+    // HTTP/1 sends only the trailers that the head of the message has named.
+    for value in request.get_headers().get("trailer") {
+        let _ = fields.append("trailer", &value);
+    }
+    let (_, read) = wit_future::new(|| Ok(()));
+    let (stream, trailers): Content = Request::consume_body(request, read);
+    Response::new(fields, Some(stream), trailers).0
+}
+
+/// What another server answers, as it comes.
+async fn fetch(url: &str) -> Result<Response, ErrorCode> {
+    let (authority, path) = url.split_once('/').unwrap_or((url, ""));
+    let (_, no_trailers) = wit_future::new(|| Ok(None));
+    let (request, _) = Request::new(Fields::new(), None, no_trailers, None);
+    let _ = request.set_scheme(Some(&Scheme::Http));
+    let _ = request.set_authority(Some(authority));
+    let _ = request.set_path_with_query(Some(&format!("/{path}")));
+    match client::send(request).await {
+        Ok(response) => {
+            let (_, read) = wit_future::new(|| Ok(()));
+            let (stream, trailers): Content = Response::consume_body(response, read);
+            Ok(Response::new(Fields::new(), Some(stream), trailers).0)
+        }
+        Err(code) => Ok(say(&format!("{code:?}\n"))),
+    }
+}
