@@ -105,7 +105,7 @@ impl Host {
             }
             Code::Component(component) => component,
         };
-        if let Some(export) = &plan.source.export {
+        if let Some(export) = plan.program.export() {
             let call = ComponentCall::find(plan, &component, export).map_err(|reason| message(plan, &reason))?;
             let pre = self.link(plan, &component)?;
             return Ok(Loaded { engine, program: Program::Once(Once::Function { pre, call }) });
@@ -212,7 +212,7 @@ fn link_module(plan: &RunPlan, linker: &Linker<State>, module: &Module) -> Resul
 }
 
 fn calls(plan: &RunPlan, module: &Module) -> Result<ModuleCalls, Failure> {
-    if let Some(export) = &plan.source.export {
+    if let Some(export) = plan.program.export() {
         return ModuleCalls::find(plan, module, export).map_err(|reason| message(plan, &reason));
     }
     match module.get_export(START) {
@@ -248,5 +248,5 @@ fn missing_import(error: &wasmtime::Error) -> String {
 }
 
 fn message(plan: &RunPlan, what: &str) -> Failure {
-    Failure::Message(plan::printable(&format!("{} {what}", plan.source.origin)))
+    Failure::Message(plan::printable(&format!("{} {what}", plan.program)))
 }

@@ -270,10 +270,8 @@ fn fits(plan: &RunPlan, program: &Program, limit_bytes: u64) -> Result<(), Failu
         return Ok(());
     }
     let (bytes, limit) = (Size(bytes), Size(limit_bytes));
-    let line = format!(
-        "{} begins with {bytes} of memory, above its limit of {limit}: raise limits.memory",
-        plan.source.origin
-    );
+    let line =
+        format!("{} begins with {bytes} of memory, above its limit of {limit}: raise limits.memory", plan.program);
     Err(Failure::Message(plan::printable_line(&line)))
 }
 

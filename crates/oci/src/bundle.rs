@@ -13,6 +13,18 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Set by CRI on every container of a pod (containerd, `internal/cri/annotations`).
 const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 
+/// `sandbox` for the pause container of a pod, `container` for the others (containerd, `internal/cri/annotations`).
+const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+
+/// What a container is to its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It holds the pod's namespaces.
+    Sandbox,
+    /// It is one of the pod's containers, or of no pod.
+    Container,
+}
+
 /// Why the bundle cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -59,6 +71,16 @@ pub(crate) struct Bundle {
     pub(crate) process: Process,
     pub(crate) linux: Linux,
     pub(crate) annotations: HashMap<String, String>,
+}
+
+impl Bundle {
+    /// What the container is to its pod.
+    pub(crate) fn role(&self) -> Role {
+        match self.annotations.get(CONTAINER_TYPE).map(String::as_str) {
+            Some("sandbox") => Role::Sandbox,
+            _ => Role::Container,
+        }
+    }
 }
 
 /// Reads and checks the spec of the bundle at `path`.

@@ -50,10 +50,12 @@ impl Stage {
         if let Err(error) = group {
             assert_told(&plan::one_line(&error));
         }
-        let lowered = lowered.map(|lowered| {
-            let Lowered { plan, wasm, cache, warnings } = lowered;
-            drop(wasm);
-            Lowered { plan, wasm: Wasm::file(std::fs::File::open("/dev/null").unwrap()), cache, warnings }
+        let lowered = lowered.map(|mut lowered| {
+            // Its file is closed before the tree is looked at.
+            if let Some(guest) = &mut lowered.guest {
+                guest.wasm = Wasm::file(std::fs::File::open("/dev/null").unwrap());
+            }
+            lowered
         });
         assert_eq!(before, Tree::of(path), "lowering left something");
         lowered
@@ -119,11 +121,17 @@ fn check_plan(spec: &Value, lowered: &Lowered) {
     let good =
         |(name, value): &(String, String)| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
     assert!(invocation.env.iter().all(good), "{invocation:?}");
-    match &plan.source.origin {
-        plan::Origin::File { path, .. } => {
+    let origin = match &plan.program {
+        plan::Program::Wasm(source) => Some(&source.origin),
+        plan::Program::Pause => None,
+    };
+    assert_eq!(origin, lowered.guest.as_ref().map(|guest| &guest.origin));
+    match origin {
+        Some(plan::Origin::File { path, .. }) => {
             assert!([Path::new("/app.wasm"), Path::new("/usr/bin/tool")].contains(&path.as_path()), "{path:?}");
         }
-        plan::Origin::Layer { .. } => panic!("no containerd, and a layer"),
+        Some(plan::Origin::Layer { .. }) => panic!("no containerd, and a layer"),
+        None => assert!(plan.mounts.is_empty(), "{:?}", plan.mounts),
     }
     if spec["root"]["readonly"] == true {
         assert_ne!(plan.root, RootAccess::ReadWrite);

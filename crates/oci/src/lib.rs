@@ -16,7 +16,8 @@ mod unbuilt;
 mod update;
 mod wasm;
 
-use plan::{CacheSettings, RunPlan};
+use bundle::Role;
+use plan::{CacheSettings, Invocation, Origin, Program, RunPlan, Source};
 use std::path::{Path, PathBuf};
 
 pub use bundle::{Error as BundleError, group_of};
@@ -82,12 +83,21 @@ pub struct Request<'a> {
 pub struct Lowered {
     /// The plan.
     pub plan: RunPlan,
-    /// The bytes that `plan.source` names.
+    /// What has to be compiled.
+    pub guest: Option<Guest>,
+    /// One line each: what the spec has and the container will not, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// The wasm of a plan.
+#[derive(Debug)]
+pub struct Guest {
+    /// Where it is.
+    pub origin: Origin,
+    /// Its bytes.
     pub wasm: Wasm,
     /// The node's cache of compiled code.
     pub cache: CacheSettings,
-    /// One line each: what the spec has and the container will not, for the log.
-    pub warnings: Vec<String>,
 }
 
 /// Why a request cannot be planned. Printed with its sources, each after `: `, it is one line for the user.
@@ -124,22 +134,18 @@ pub async fn lower(request: Request<'_>) -> Result<Lowered, Error> {
     let settings = settings::load(request.options, &bundle.annotations, env)?;
     // Before the wasm is looked for: a mistake in the spec is told without a word with containerd.
     let parts = lowering::lower(&bundle, &settings, &request.containerd.namespace, request.id)?;
-    let wanted = source::Wanted {
-        argument: parts.invocation.args.first().map(String::as_str),
-        invoke: settings.invoke.as_deref(),
-        cwd: Path::new(&parts.invocation.cwd),
-        env: &parts.invocation.env,
-        max_bytes: settings.cache.compile.wasm_bytes,
+    let (program, guest, invocation) = match bundle.role() {
+        Role::Sandbox => (Program::Pause, None, parts.invocation),
+        Role::Container => {
+            let (source, guest, invocation) =
+                guest(&request, settings.invoke.as_deref(), settings.cache, parts.invocation).await?;
+            (Program::Wasm(source), Some(guest), invocation)
+        }
     };
-    let chosen = source::find(&request, &wanted).await?;
-    let mut invocation = parts.invocation;
-    if invocation.args.is_empty() {
-        invocation.args.extend(chosen.name);
-    }
     Ok(Lowered {
         plan: RunPlan {
             id: request.id.to_owned(),
-            source: chosen.source,
+            program,
             invocation,
             root: parts.root,
             mounts: parts.mounts,
@@ -150,10 +156,31 @@ pub async fn lower(request: Request<'_>) -> Result<Lowered, Error> {
             hooks: parts.hooks,
             termination_file: parts.termination_file,
         },
-        wasm: chosen.wasm,
-        cache: settings.cache,
+        guest,
         warnings: parts.warnings.iter().map(|warning| plan::printable_line(warning)).collect(),
     })
+}
+
+/// Finds the wasm of a container, and what it is called where the spec has no arguments.
+async fn guest(
+    request: &Request<'_>,
+    invoke: Option<&str>,
+    cache: CacheSettings,
+    mut invocation: Invocation,
+) -> Result<(Source, Guest, Invocation), Error> {
+    let wanted = source::Wanted {
+        argument: invocation.args.first().map(String::as_str),
+        invoke,
+        cwd: Path::new(&invocation.cwd),
+        env: &invocation.env,
+        max_bytes: cache.compile.wasm_bytes,
+    };
+    let chosen = source::find(request, &wanted).await?;
+    if invocation.args.is_empty() {
+        invocation.args.extend(chosen.name);
+    }
+    let guest = Guest { origin: chosen.source.origin.clone(), wasm: chosen.wasm, cache };
+    Ok((chosen.source, guest, invocation))
 }
 
 /// The error with its sources in one line, as the shim prints it.

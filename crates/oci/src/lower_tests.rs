@@ -62,7 +62,10 @@ fn plain_bundle_becomes_a_plan() {
     let lowered = Bundle::new("[cache]\ndir = '/c'").lower().unwrap();
     let wanted = RunPlan {
         id: "id".to_owned(),
-        source: Source { origin: Origin::File { path: "/app.wasm".into(), identity: None }, export: None },
+        program: Program::Wasm(Source {
+            origin: Origin::File { path: "/app.wasm".into(), identity: None },
+            export: None,
+        }),
         invocation: Invocation {
             args: vec!["app.wasm".to_owned(), "x".to_owned()],
             env: Vec::new(),
@@ -89,9 +92,10 @@ fn plain_bundle_becomes_a_plan() {
         termination_file: None,
     };
     assert_eq!(lowered.plan, wanted);
-    assert_eq!(lowered.cache.dir, Path::new("/c"));
+    let guest = lowered.guest.expect("a container runs wasm");
+    assert_eq!(guest.cache.dir, Path::new("/c"));
     assert!(lowered.warnings.is_empty(), "{:?}", lowered.warnings);
-    let CacheSettings { size_bytes, .. } = lowered.cache;
+    let CacheSettings { size_bytes, .. } = guest.cache;
     assert_eq!(size_bytes, 2 << 30);
 }
 
@@ -159,18 +163,11 @@ fn memory_limit_is_asked_or_defaulted_or_the_maximum() {
 
 #[test]
 fn what_is_not_built_is_refused_by_name() {
-    let cases = [
-        (
-            "annotations",
-            json!({"io.kubernetes.cri.container-type": "sandbox"}),
-            "pods are not built yet: run the container with ctr, without a pod sandbox",
-        ),
-        (
-            "process",
-            json!({"cwd": "/", "user": {"uid": 0, "gid": 0}, "terminal": true}),
-            "terminals are not built yet: run the container without a tty",
-        ),
-    ];
+    let cases = [(
+        "process",
+        json!({"cwd": "/", "user": {"uid": 0, "gid": 0}, "terminal": true}),
+        "terminals are not built yet: run the container without a tty",
+    )];
     for (part, value, message) in cases {
         let mut bundle = Bundle::new("");
         bundle.spec[part] = value;
@@ -215,4 +212,14 @@ fn hooks_are_taken_in_the_order_of_the_spec() {
         bundle.spec["hooks"] = json!({ "poststop": list });
         assert_eq!(bundle.lower().unwrap_err(), message);
     }
+}
+
+#[test]
+fn sandbox_of_a_pod_needs_no_wasm_and_has_no_mounts() {
+    let mut bundle = Bundle::new("");
+    bundle.spec["annotations"] = json!({"io.kubernetes.cri.container-type": "sandbox"});
+    bundle.spec["process"]["args"] = json!(["/pause"]);
+    let lowered = bundle.lower().unwrap();
+    assert_eq!(lowered.plan.program, Program::Pause);
+    assert!(lowered.guest.is_none() && lowered.plan.mounts.is_empty(), "{lowered:?}");
 }

@@ -4,15 +4,9 @@
 use crate::bundle::Bundle;
 use std::path::PathBuf;
 
-/// `sandbox` for the pause container of a pod, `container` for the others (containerd, `internal/cri/annotations`).
-const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
-
 /// What was asked for and is not built yet.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The pause container of a pod.
-    #[error("pods are not built yet: run the container with ctr, without a pod sandbox")]
-    Sandbox,
     /// `process.terminal`.
     #[error("terminals are not built yet: run the container without a tty")]
     Terminal,
@@ -23,9 +17,6 @@ pub enum Error {
 
 /// Refuses what the rest of this crate would otherwise have to ignore.
 pub(crate) fn refuse(bundle: &Bundle) -> Result<(), Error> {
-    if bundle.annotations.get(CONTAINER_TYPE).is_some_and(|kind| kind == "sandbox") {
-        return Err(Error::Sandbox);
-    }
     if bundle.process.terminal() == Some(true) {
         return Err(Error::Terminal);
     }

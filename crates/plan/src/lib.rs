@@ -30,15 +30,15 @@ pub use mounts::{Mount, MountFlags, MountSource, RootAccess};
 pub use network::{HostRule, NetworkAccess, NetworkRule, Protocol};
 pub use report::{Calls, Failure, Report, one_line, printable, printable_line};
 pub use seccomp::{SeccompAction, SeccompCondition, SeccompFlag, SeccompProfile, SeccompRule, SeccompTest};
-pub use source::{Digest, DigestError, FileIdentity, Origin, Source};
+pub use source::{Digest, DigestError, FileIdentity, Origin, Program, Source};
 
 /// What one container runs, with which rights, within which bounds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunPlan {
     /// The container id, as containerd gave it.
     pub id: String,
-    /// The wasm to run.
-    pub source: Source,
+    /// What to run.
+    pub program: Program,
     /// Arguments, environment and working directory of the guest.
     pub invocation: Invocation,
     /// How the guest sees the root filesystem.

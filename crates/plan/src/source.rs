@@ -4,12 +4,41 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 
+/// What a container process does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Program {
+    /// It runs wasm.
+    Wasm(Source),
+    /// It holds the namespaces of a pod until it is ended, and is a part of the shim.
+    Pause,
+}
+
+impl Program {
+    /// The export to call, if it is not the world's own entry point.
+    pub fn export(&self) -> Option<&str> {
+        match self {
+            Program::Wasm(source) => source.export.as_deref(),
+            Program::Pause => None,
+        }
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Program::Wasm(source) => source.origin.fmt(f),
+            Program::Pause => f.write_str("the pause container"),
+        }
+    }
+}
+
 /// The wasm to run and the export to call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Where the bytes are.
     pub origin: Origin,
-    /// The export to call (`path#export`); the world's own entry point if absent.
+    /// The export to call (`path#export`), with its arguments if they are written so (`path#export(1, 2)`); the world's own
+    /// entry point if absent.
     pub export: Option<String>,
 }
 

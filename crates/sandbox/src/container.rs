@@ -35,8 +35,8 @@ pub struct Spawn<'a> {
     pub cgroup: &'a Cgroup,
     /// Its standard input, output and error.
     pub stdio: &'a Stdio,
-    /// The compiled guest, read-only.
-    pub artifact: &'a File,
+    /// The compiled guest, read-only, if there is one.
+    pub artifact: Option<&'a File>,
 }
 
 /// Why there is no container process.
@@ -99,14 +99,15 @@ pub fn missing(isolation: &Isolation) -> Vec<String> {
 pub fn spawn(spawn: &Spawn<'_>, body: impl FnOnce(Inside<'_>)) -> Result<Spawned, SpawnError> {
     let isolation = &spawn.plan.isolation;
     let users = UserNamespaces::of(spawn.plan)?;
-    let rest = [spawn.artifact.as_fd()].into_iter().chain(users.descriptors()).collect();
+    let artifact = spawn.artifact.map(AsFd::as_fd);
+    let rest = artifact.into_iter().chain(users.descriptors()).collect();
     let descriptors = Descriptors { stdio: spawn.stdio.child(), rest };
     let cgroup = spawn.cgroup.birthplace()?;
     let namespaces = namespaces::made_with_fork(isolation);
     let fork = || {
         let birth = Birth { namespaces, cgroup: cgroup.as_ref().map(AsFd::as_fd) };
         process::fork(birth, &descriptors, |channel, mut rest| {
-            let users = UserNamespaces::from_inherited(spawn.plan, rest.split_off(1));
+            let users = UserNamespaces::from_inherited(spawn.plan, rest.split_off(usize::from(artifact.is_some())));
             let artifact = rest.pop().map(File::from);
             body(Inside { plan: spawn.plan, rootfs: spawn.rootfs, cgroup: spawn.cgroup, channel, artifact, users });
         })
@@ -135,7 +136,7 @@ impl<'a> Inside<'a> {
     pub fn take_artifact(&mut self) -> File {
         match self.artifact.take() {
             Some(artifact) => artifact,
-            None => self.channel.fail(Failure::Message("the artifact was taken before".to_owned())),
+            None => self.channel.fail(Failure::Message("there is no artifact, or it was taken before".to_owned())),
         }
     }
 

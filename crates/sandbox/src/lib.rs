@@ -12,6 +12,7 @@ mod identity;
 pub mod logger;
 mod mounts;
 mod namespaces;
+pub mod pause;
 pub mod process;
 mod record;
 pub mod rootfs;

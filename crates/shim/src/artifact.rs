@@ -3,7 +3,7 @@
 use crate::log;
 use crate::spawner::{Spawner, SpawnerError};
 use engine::{Artifact, ArtifactKey, Cache, CacheError, CompileJob, HashError, Metering, Pending};
-use plan::{CacheSettings, Calls, Digest, Failure, Origin, Report};
+use plan::{Calls, Digest, Failure, Origin, Report};
 use sandbox::compiler::{Inputs, Job, spawn};
 use sandbox::{Channel, ChannelError, Child, Ended};
 use std::fs::File;
@@ -21,9 +21,7 @@ const KILL: i32 = 9;
 /// The wasm of a plan, and where its code is kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source<'a> {
-    pub(crate) origin: &'a Origin,
-    pub(crate) wasm: &'a oci::Wasm,
-    pub(crate) cache: &'a CacheSettings,
+    pub(crate) guest: &'a oci::Guest,
     /// What its plan has counted.
     pub(crate) metering: Metering,
 }
@@ -80,7 +78,7 @@ enum Compiled {
 impl Source<'_> {
     /// The compiled code, from the cache if it has it.
     pub(crate) async fn artifact(&self, spawner: &Spawner) -> Result<Artifact, ArtifactError> {
-        let cache = Cache::open(self.cache)?;
+        let cache = Cache::open(&self.guest.cache)?;
         let key = self.key(&cache).await?;
         match cache.lookup(&key).await? {
             Some(artifact) => Ok(artifact),
@@ -90,14 +88,14 @@ impl Source<'_> {
 
     /// The compiled code, made anew.
     pub(crate) async fn fresh_artifact(&self, spawner: &Spawner) -> Result<Artifact, ArtifactError> {
-        let cache = Cache::open(self.cache)?;
+        let cache = Cache::open(&self.guest.cache)?;
         let key = self.key(&cache).await?;
         cache.discard(&key)?;
         self.compile(&cache, &key, spawner).await
     }
 
     async fn key(&self, cache: &Cache) -> Result<ArtifactKey, ArtifactError> {
-        let digest = match self.origin {
+        let digest = match &self.guest.origin {
             Origin::Layer { digest, .. } => *digest,
             Origin::File { identity, .. } => match identity.and_then(|identity| cache.known_digest(&identity)) {
                 Some(digest) => digest,
@@ -114,9 +112,9 @@ impl Source<'_> {
     }
 
     async fn hash(&self) -> Result<Digest, ArtifactError> {
-        let wasm = self.wasm.open().await?;
-        let hashed = engine::hash(&wasm, self.cache.compile.wasm_bytes).await;
-        hashed.map_err(|source| ArtifactError::Hash { origin: self.origin.to_string(), source })
+        let wasm = self.guest.wasm.open().await?;
+        let hashed = engine::hash(&wasm, self.guest.cache.compile.wasm_bytes).await;
+        hashed.map_err(|source| ArtifactError::Hash { origin: self.guest.origin.to_string(), source })
     }
 
     /// Compiles unless another shim is quicker: each waits for the lock in a child of its own.
@@ -139,10 +137,10 @@ impl Source<'_> {
         pending: Pending,
         spawner: &Spawner,
     ) -> Result<Compiled, ArtifactError> {
-        let wasm = self.wasm.open().await?;
+        let wasm = self.guest.wasm.open().await?;
         let null = File::open("/dev/null").map_err(ArtifactError::Null)?;
         let pending = Arc::new(pending);
-        let (files, bounds, metering) = (pending.clone(), self.cache.compile, self.metering);
+        let (files, bounds, metering) = (pending.clone(), self.guest.cache.compile, self.metering);
         let fork = move || {
             let job = Job { wasm: &wasm, output: &files.output, lock: &files.lock, null: null.as_fd() };
             spawn(&job, bounds, |inputs, channel| run_compiler(inputs, metering, channel))
@@ -158,10 +156,10 @@ impl Source<'_> {
             return Err(self.failure(ended));
         }
         let pending =
-            Arc::try_unwrap(pending).map_err(|_| ArtifactError::Silent { origin: self.origin.to_string() })?;
+            Arc::try_unwrap(pending).map_err(|_| ArtifactError::Silent { origin: self.guest.origin.to_string() })?;
         // The lock is held until its last descriptor is closed, which `pending` holds.
         let artifact = cache.commit(pending, calls).await?;
-        tracing::info!(source = %self.origin, key = %key, ?calls, ms = duration.as_millis(), "compiled");
+        tracing::info!(source = %self.guest.origin, key = %key, ?calls, ms = duration.as_millis(), "compiled");
         Ok(Compiled::Here(artifact))
     }
 
@@ -173,7 +171,7 @@ impl Source<'_> {
         child: &Child,
         mut channel: Channel,
     ) -> Result<Option<(Calls, Duration)>, ArtifactError> {
-        let bounds = self.cache.compile;
+        let bounds = self.guest.cache.compile;
         match channel.reports.next().await? {
             Some(Report::Locked) => {}
             other => return Err(self.unexpected(cache, other, child).await),
@@ -185,11 +183,11 @@ impl Source<'_> {
         channel.orders.go().await?;
         let patience = Duration::from_millis(bounds.time_ms);
         match timeout(patience, channel.reports.next()).await {
-            Err(_) => Err(ArtifactError::Slow { origin: self.origin.to_string(), seconds: patience.as_secs() }),
+            Err(_) => Err(ArtifactError::Slow { origin: self.guest.origin.to_string(), seconds: patience.as_secs() }),
             Ok(report) => match report? {
                 Some(Report::Compiled { wasm, calls }) if wasm == *key.source() => Ok(Some((calls, begun.elapsed()))),
                 // The code of other bytes must not get the name of these.
-                Some(Report::Compiled { .. }) => Err(ArtifactError::Changed { origin: self.origin.to_string() }),
+                Some(Report::Compiled { .. }) => Err(ArtifactError::Changed { origin: self.guest.origin.to_string() }),
                 other => Err(self.unexpected(cache, other, child).await),
             },
         }
@@ -198,21 +196,21 @@ impl Source<'_> {
     async fn unexpected(&self, cache: &Cache, report: Option<Report>, child: &Child) -> ArtifactError {
         match report {
             Some(Report::Failed(Failure::Message(reason) | Failure::StaleArtifact(reason))) => {
-                ArtifactError::Refused { origin: self.origin.to_string(), reason }
+                ArtifactError::Refused { origin: self.guest.origin.to_string(), reason }
             }
             Some(Report::Failed(Failure::NoSpace)) => cache.full().into(),
-            Some(_) => ArtifactError::Silent { origin: self.origin.to_string() },
+            Some(_) => ArtifactError::Silent { origin: self.guest.origin.to_string() },
             None => match child.wait().await {
                 Ok(ended) => self.failure(ended),
-                Err(_) => ArtifactError::Silent { origin: self.origin.to_string() },
+                Err(_) => ArtifactError::Silent { origin: self.guest.origin.to_string() },
             },
         }
     }
 
     fn failure(&self, ended: Ended) -> ArtifactError {
-        let origin = self.origin.to_string();
+        let origin = self.guest.origin.to_string();
         match ended {
-            Ended::Signal(ABORT) => ArtifactError::Large { origin, mib: self.cache.compile.memory_bytes >> 20 },
+            Ended::Signal(ABORT) => ArtifactError::Large { origin, mib: self.guest.cache.compile.memory_bytes >> 20 },
             Ended::Signal(KILL) => ArtifactError::Killed { origin },
             Ended::Signal(signal) => ArtifactError::Crashed { origin, signal },
             Ended::Code(_) => ArtifactError::Silent { origin },

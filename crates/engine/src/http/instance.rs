@@ -54,7 +54,7 @@ impl Instances {
     pub(crate) fn new(made: Made, http: &Http, plan: &RunPlan) -> Result<Instances, Failure> {
         let Made { engine, pre, grant, memory } = made;
         let ticker = Ticker::start(engine.clone()).map_err(|error| {
-            Failure::Message(format!("start a thread for {}: {error}: raise the limit of pids", plan.source.origin))
+            Failure::Message(format!("start a thread for {}: {error}: raise the limit of pids", plan.program))
         })?;
         let (told, idle) = (AtomicBool::new(false), Mutex::default());
         let fuel = plan.limits.fuel;

@@ -3,7 +3,7 @@
 use engine::{ArtifactKey, Cache, CompileJob, Host, Interrupter, Metering, Stdio, compile};
 use plan::{
     CacheSettings, CgroupPath, CompileBounds, Digest, ExitStatus, Failure, Hooks, Http, Invocation, Isolation, Limits,
-    Mount, MountFlags, MountSource, NetworkAccess, Origin, Report, RootAccess, RunPlan, Source, User,
+    Mount, MountFlags, MountSource, NetworkAccess, Origin, Program, Report, RootAccess, RunPlan, Source, User,
 };
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write};
@@ -228,7 +228,10 @@ pub(crate) fn file_of(content: &[u8]) -> File {
 pub(crate) fn plan() -> RunPlan {
     RunPlan {
         id: "test".into(),
-        source: Source { origin: Origin::Layer { digest: Digest::from_sha256([0; 32]), size: 0 }, export: None },
+        program: Program::Wasm(Source {
+            origin: Origin::Layer { digest: Digest::from_sha256([0; 32]), size: 0 },
+            export: None,
+        }),
         invocation: Invocation { args: vec!["guest".into()], env: Vec::new(), cwd: "/".into() },
         root: RootAccess::Hidden,
         mounts: Vec::new(),
@@ -255,8 +258,8 @@ pub(crate) fn plan() -> RunPlan {
 /// A plan for a guest whose origin reads `/app.wasm` in messages.
 pub(crate) fn plan_of_file(export: Option<&str>) -> RunPlan {
     let mut plan = plan();
-    plan.source =
-        Source { origin: Origin::File { path: "/app.wasm".into(), identity: None }, export: export.map(str::to_owned) };
+    let origin = Origin::File { path: "/app.wasm".into(), identity: None };
+    plan.program = Program::Wasm(Source { origin, export: export.map(str::to_owned) });
     plan
 }
 

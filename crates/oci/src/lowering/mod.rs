@@ -17,7 +17,7 @@ mod seccomp;
 mod sysctls;
 mod user_namespace;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Role};
 use crate::settings::{Settings, narrower};
 use oci_spec::runtime::LinuxResources;
 use plan::{Hooks, Invocation, Isolation, Limits, Listen, Mount, RootAccess};
@@ -76,7 +76,11 @@ pub(crate) fn lower(bundle: &Bundle, settings: &Settings, namespace: &str, id: &
     let mut warnings = Vec::new();
     let mut isolation = isolation::lower(bundle, namespace, id, &mut warnings)?;
     isolation.user.low_ports = listens_low(&settings.http.listen) && isolation::may_have_low_ports(&bundle.process);
-    let mounts = mounts::lower(bundle, isolation.user_namespace.as_ref(), &mut warnings)?;
+    let mounts = match bundle.role() {
+        // Nobody looks at the files of a pause container.
+        Role::Sandbox => Vec::new(),
+        Role::Container => mounts::lower(bundle, isolation.user_namespace.as_ref(), &mut warnings)?,
+    };
     let termination_file = mounts::termination_file(&bundle.annotations, &mounts);
     Ok(Parts {
         invocation: invocation::lower(&bundle.process)?,

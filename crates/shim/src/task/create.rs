@@ -18,6 +18,7 @@ use plan::{ExitStatus, Failure, Report, RunPlan};
 use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, CgroupError};
 use sandbox::container::{Inside, Spawn, SpawnError, missing, refused_score, spawn};
+use sandbox::pause;
 use sandbox::rootfs::{self, RootfsError};
 use sandbox::stdio::Stdio;
 use sandbox::{Channel, ChannelError, Child, Record, RecordError};
@@ -151,13 +152,12 @@ async fn make(
     }
     let plan = Arc::new(lowered.plan);
     *termination_file = TerminationFile::open(&plan);
-    let compiled = artifact::Source {
-        origin: &plan.source.origin,
-        wasm: &lowered.wasm,
-        cache: &lowered.cache,
-        metering: Metering::of(&plan),
+    let guest = lowered.guest.as_ref();
+    let source = guest.map(|guest| artifact::Source { guest, metering: Metering::of(&plan) });
+    let artifact = match &source {
+        Some(source) => Some(source.artifact(&tasks.spawner).await?),
+        None => None,
     };
-    let artifact = compiled.artifact(&tasks.spawner).await?;
     if task.state() == State::Abandoned {
         return Err(CreateError::Abandoned);
     }
@@ -165,9 +165,10 @@ async fn make(
     let (child, channel) = match confined(tasks, task, &plan, owned, &cgroup, stdio, artifact).await {
         // A cache is only a cache: what it holds in vain is made again, once.
         Err(Confining::Stale(reason)) => {
+            let Some(source) = source else { return Err(CreateError::Refused(reason)) };
             tracing::warn!(id = request.id, reason, "a cached artifact is no good and is compiled again");
-            let artifact = compiled.fresh_artifact(&tasks.spawner).await?;
-            confined(tasks, task, &plan, owned, &cgroup, stdio, artifact).await?
+            let artifact = source.fresh_artifact(&tasks.spawner).await?;
+            confined(tasks, task, &plan, owned, &cgroup, stdio, Some(artifact)).await?
         }
         made => made?,
     };
@@ -223,15 +224,18 @@ async fn confined(
     owned: &mut Owned,
     cgroup: &Arc<Cgroup>,
     stdio: &Arc<Stdio>,
-    artifact: Artifact,
+    artifact: Option<Artifact>,
 ) -> Result<(Child, Channel), Confining> {
     let fork = {
         let (plan, cgroup, stdio, rootfs) = (plan.clone(), cgroup.clone(), stdio.clone(), owned.rootfs.clone());
         let host = tasks.host.clone();
         move || {
-            let made =
-                Spawn { plan: &plan, rootfs: &rootfs, cgroup: &cgroup, stdio: &stdio, artifact: artifact.file() };
-            spawn(&made, |inside| run_guest(inside, &host, &artifact))
+            let code = artifact.as_ref().map(Artifact::file);
+            let made = Spawn { plan: &plan, rootfs: &rootfs, cgroup: &cgroup, stdio: &stdio, artifact: code };
+            spawn(&made, |inside| match &artifact {
+                Some(artifact) => run_guest(inside, &host, artifact),
+                None => pause::run(inside),
+            })
         }
     };
     let (child, mut channel) = tasks.spawner.spawn(fork).await?;
