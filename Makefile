@@ -25,6 +25,7 @@ demo: build ## Run sample images on a private containerd: output, exit code, vol
 test: lint build ## Check format and lints, then run all tests, unit and on real containerds (root)
 	test/containerd.sh
 	test/wasm-rust.sh
+	test/cri/tools.sh
 	cargo test --release --locked --workspace
 
 SECONDS ?= 60

@@ -6,7 +6,7 @@ set -euo pipefail
 
 build=(gcc libc6-dev make protobuf-compiler file binutils bsdextrautils)
 demo=(clang lld wasi-libc util-linux)
-tests=(busybox-static curl iproute2 openssl runc debootstrap debian-archive-keyring python3-venv)
+tests=(busybox-static containernetworking-plugins curl iproute2 openssl runc debootstrap debian-archive-keyring python3-venv)
 vm=(qemu-system-x86 e2fsprogs)
 bench=(crun libseccomp-dev pkg-config g++)
 # Not beside a Node.js that has another origin, whose package brings npm along.
@@ -76,7 +76,7 @@ fi
 case $set in
 test | vm | bench)
 	command -v go >/dev/null && exit 0
-	echo "deps.sh: go is missing: install Go 1.25 or newer (it builds containerd 2.4 and the Go guest)" >&2
+	echo "deps.sh: go is missing: install Go 1.25 or newer (it builds containerd 2.4, crictl and the Go guests)" >&2
 	exit 1
 	;;
 esac

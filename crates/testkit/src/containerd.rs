@@ -2,6 +2,7 @@
 //! Invariant: when it is gone, so is everything it and its shims made; [`Containerd::stop`] says what was not.
 
 mod config;
+pub(crate) mod pods;
 
 pub use crate::leftovers::Whose;
 
@@ -75,6 +76,18 @@ impl Logging {
     }
 }
 
+/// What a containerd is for.
+#[derive(Debug, Clone, Copy)]
+pub enum Service<'a> {
+    /// Tasks alone.
+    Tasks,
+    /// Pods too, by CRI.
+    Pods {
+        /// The binary behind the handler `wasm`.
+        shim: &'a Path,
+    },
+}
+
 /// How long shims may take to leave after their last container.
 const LEAVING: Duration = Duration::from_secs(5);
 
@@ -106,8 +119,23 @@ impl Containerd {
         Containerd::start_for(version, shim, whose, Logging::Everything)
     }
 
+    /// As [`Containerd::start`], for pods.
+    pub fn start_for_pods(version: Version, shim: &Path) -> Result<Arc<Self>> {
+        Containerd::start_service(version, shim, Whose::Ours, Logging::Everything, Service::Pods { shim })
+    }
+
     /// As [`Containerd::start`], for the containers of more than one runtime; all shims beside `shim` can be used.
     pub fn start_for(version: Version, shim: &Path, whose: Whose, logging: Logging) -> Result<Arc<Self>> {
+        Containerd::start_service(version, shim, whose, logging, Service::Tasks)
+    }
+
+    fn start_service(
+        version: Version,
+        shim: &Path,
+        whose: Whose,
+        logging: Logging,
+        service: Service<'_>,
+    ) -> Result<Arc<Self>> {
         let bin = version.bin();
         if !bin.join("containerd").exists() {
             bail!("no containerd {version} in {}: run test/containerd.sh", bin.display());
@@ -116,7 +144,7 @@ impl Containerd {
         let dir = tempfile::Builder::new().prefix("ctd").tempdir_in("/tmp")?.keep();
         let before = Before::look();
         fs::create_dir(dir.join("fifo"))?;
-        config::write(version, logging, &dir)?;
+        config::write(version, logging, service, &dir)?;
         mount_state(&config::state(&dir))?;
         let containerd = Containerd {
             version,

@@ -20,6 +20,7 @@
 pub mod api;
 pub mod checkout;
 pub mod containerd;
+pub mod cri;
 pub mod disk;
 pub mod fifo;
 pub mod floors;

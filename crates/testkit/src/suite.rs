@@ -28,12 +28,17 @@ pub struct Suite {
     shim: PathBuf,
     cases: Vec<(Version, &'static str, Case)>,
     threads: Option<usize>,
+    start: Start,
 }
+
+/// Starts the containerd of a version.
+type Start = fn(Version, &Path) -> Result<Arc<Containerd>>;
 
 /// The containerd of a version, started by the first case that needs it.
 struct Node {
     version: Version,
     shim: PathBuf,
+    start: Start,
     started: Mutex<Option<Arc<Containerd>>>,
 }
 
@@ -41,12 +46,23 @@ impl Suite {
     /// For this binary of the shim, unless the environment names another.
     pub fn new(shim: impl AsRef<Path>) -> Self {
         let elsewhere = std::env::var_os("WASM_TEST_SHIM").map(PathBuf::from);
-        Suite { shim: elsewhere.unwrap_or_else(|| shim.as_ref().to_owned()), cases: Vec::new(), threads: None }
+        Suite {
+            shim: elsewhere.unwrap_or_else(|| shim.as_ref().to_owned()),
+            cases: Vec::new(),
+            threads: None,
+            start: Containerd::start,
+        }
     }
 
     /// With one case at a time: each of them is meant to load the machine.
     pub fn one_by_one(mut self) -> Self {
         self.threads = Some(1);
+        self
+    }
+
+    /// On containerds that run pods.
+    pub fn of_pods(mut self) -> Self {
+        self.start = Containerd::start_for_pods;
         self
     }
 
@@ -77,7 +93,8 @@ impl Suite {
         for (version, name, case) in self.cases {
             let known = nodes.iter().find(|node| node.version == version).cloned();
             let node = known.unwrap_or_else(|| {
-                let node = Arc::new(Node { version, shim: self.shim.clone(), started: Mutex::default() });
+                let node =
+                    Arc::new(Node { version, shim: self.shim.clone(), start: self.start, started: Mutex::default() });
                 nodes.push(node.clone());
                 node
             });
@@ -112,7 +129,7 @@ impl Node {
         if let Some(containerd) = started.as_ref() {
             return Ok(containerd.clone());
         }
-        let containerd = Containerd::start(self.version, &self.shim)?;
+        let containerd = (self.start)(self.version, &self.shim)?;
         *started = Some(containerd.clone());
         Ok(containerd)
     }

@@ -1,6 +1,6 @@
 //! The configuration files of a private containerd.
 
-use super::{Logging, Version};
+use super::{Logging, Service, Version, pods};
 use crate::wait;
 use anyhow::Result;
 use std::fs;
@@ -15,11 +15,10 @@ pub(super) fn state(dir: &Path) -> PathBuf {
     dir.join("state")
 }
 
-/// Plugins that a task does not need, and that would reach outside the directory (NRI's socket, /opt, CNI) or cost time.
-const DISABLED: [&str; 11] = [
-    "io.containerd.grpc.v1.cri",
-    "io.containerd.cri.v1.images",
-    "io.containerd.cri.v1.runtime",
+/// The plugins of pods, which a task does not need.
+const OF_PODS: [&str; 3] = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"];
+/// Plugins that nothing here needs, and that would reach outside the directory (NRI's socket, /opt) or cost time.
+const DISABLED: [&str; 8] = [
     "io.containerd.nri.v1.nri",
     "io.containerd.internal.v1.opt",
     "io.containerd.internal.v1.tracing",
@@ -31,12 +30,13 @@ const DISABLED: [&str; 11] = [
 ];
 
 /// Writes containerd's own configuration and the operator file of the shim.
-pub(super) fn write(version: Version, logging: Logging, dir: &Path) -> Result<()> {
+pub(super) fn write(version: Version, logging: Logging, service: Service<'_>, dir: &Path) -> Result<()> {
     let format = match version {
         Version::V1_6 | Version::V1_7 => 2,
         Version::V2_4 => 3,
     };
-    let disabled: Vec<String> = DISABLED.iter().map(|id| format!("{id:?}")).collect();
+    let of_pods: &[&str] = if let Service::Pods { .. } = service { &[] } else { &OF_PODS };
+    let disabled: Vec<String> = of_pods.iter().chain(&DISABLED).map(|id| format!("{id:?}")).collect();
     let config = format!(
         "version = {format}\nroot = {root:?}\nstate = {state:?}\ndisabled_plugins = [{disabled}]\n\
          [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = {ttrpc:?}\n[debug]\nlevel = \"{level}\"\n",
@@ -52,7 +52,11 @@ pub(super) fn write(version: Version, logging: Logging, dir: &Path) -> Result<()
         Version::V1_6 | Version::V1_7 => String::new(),
         Version::V2_4 => format!("[plugins.\"io.containerd.shim.v1.manager\"]\nsocket_dir = {:?}\n", dir.join("s")),
     };
-    fs::write(dir.join("config.toml"), config + &sockets)?;
+    let pods = match service {
+        Service::Tasks => String::new(),
+        Service::Pods { shim } => pods::config(version, shim, dir)?,
+    };
+    fs::write(dir.join("config.toml"), config + &sockets + &pods)?;
     // The shim's default, which a Go program exceeds where the processor is emulated.
     let compiling = wait::scaled(Duration::from_secs(120));
     let operator = format!("[cache]\ndir = {:?}\ncompile-timeout = \"{}s\"\n", dir.join("cache"), compiling.as_secs());
