@@ -1,6 +1,8 @@
 //! The peer: Wasmtime under the library that today's Wasm shims are made of, with its precompilation in use. It is what a
 //! user of that library would write, made as quick as the library lets it be, and not more.
 
+mod service;
+
 use anyhow::{Result, bail};
 use containerd_shim_wasm::sandbox::Sandbox;
 use containerd_shim_wasm::sandbox::context::{RuntimeContext, WasmBinaryType, WasmLayer};
@@ -8,16 +10,28 @@ use containerd_shim_wasm::shim::{Cli, Compiler, Shim, Version, version};
 use std::hash::Hash;
 use std::sync::LazyLock;
 use wasmtime::component::{Component, Linker as ComponentLinker, ResourceTable};
-use wasmtime::{Config, Engine, Linker, Module, Precompiled, Store};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, Linker, Module, PoolingAllocationConfig, Precompiled, Store,
+};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::Command;
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView, default_hooks};
 
 /// One for the shim and the containers that it forks.
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
     let mut config = Config::new();
     config.wasm_component_model(true);
     Engine::new(&config).expect("the settings are the same on every machine")
+});
+
+/// For components, which may be services: places for a thousand instances at once, as the pool has by default. Code of
+/// the other engine fits.
+static POOL: LazyLock<Engine> = LazyLock::new(|| {
+    let mut config = Config::new();
+    config.wasm_component_model(true);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(PoolingAllocationConfig::default()));
+    Engine::new(&config).expect("there is address space for a pool")
 });
 
 struct Peer;
@@ -82,10 +96,12 @@ impl Sandbox for Guest {
             (Some(Precompiled::Module), _) => module(unsafe { Module::deserialize(&*ENGINE, &bytes) }?, wasi).await,
             // SAFETY: as above.
             (Some(Precompiled::Component), _) => {
-                component(unsafe { Component::deserialize(&*ENGINE, &bytes) }?, wasi).await
+                component(unsafe { Component::deserialize(&*POOL, &bytes) }?, wasi, context).await
             }
             (None, Some(WasmBinaryType::Module)) => module(Module::from_binary(&ENGINE, &bytes)?, wasi).await,
-            (None, Some(WasmBinaryType::Component)) => component(Component::from_binary(&ENGINE, &bytes)?, wasi).await,
+            (None, Some(WasmBinaryType::Component)) => {
+                component(Component::from_binary(&POOL, &bytes)?, wasi, context).await
+            }
             (None, None) => bail!("not a WebAssembly module or component"),
         };
         match ended {
@@ -100,14 +116,19 @@ impl Sandbox for Guest {
 
 /// All of the root filesystem: the library tells of no mounts.
 fn wasi(context: &impl RuntimeContext) -> Result<WasiCtxBuilder> {
+    let mut builder = without_files(context.args(), context.envs());
+    builder.preopened_dir("/", "/", FsPerms::ReadWrite)?;
+    Ok(builder)
+}
+
+fn without_files(args: &[String], envs: &[String]) -> WasiCtxBuilder {
     let mut builder = WasiCtxBuilder::new();
-    builder.args(context.args()).inherit_stdio().inherit_network().allow_ip_name_lookup(true);
-    for variable in context.envs() {
+    builder.args(args).inherit_stdio().inherit_network().allow_ip_name_lookup(true);
+    for variable in envs {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         builder.env(name, value);
     }
-    builder.preopened_dir("/", "/", FsPerms::ReadWrite)?;
-    Ok(builder)
+    builder
 }
 
 async fn module(module: Module, mut wasi: WasiCtxBuilder) -> wasmtime::Result<i32> {
@@ -122,7 +143,14 @@ async fn module(module: Module, mut wasi: WasiCtxBuilder) -> wasmtime::Result<i3
 
 struct State {
     wasi: WasiCtx,
+    http: WasiHttpCtx,
     table: ResourceTable,
+}
+
+impl State {
+    fn new(wasi: &mut WasiCtxBuilder) -> State {
+        State { wasi: wasi.build(), http: WasiHttpCtx::new(), table: ResourceTable::new() }
+    }
 }
 
 impl WasiView for State {
@@ -131,10 +159,25 @@ impl WasiView for State {
     }
 }
 
-async fn component(component: Component, mut wasi: WasiCtxBuilder) -> wasmtime::Result<i32> {
-    let mut linker = ComponentLinker::new(&ENGINE);
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: default_hooks() }
+    }
+}
+
+/// A service if it exports the handler of requests, else a command.
+async fn component(
+    component: Component,
+    mut wasi: WasiCtxBuilder,
+    context: &impl RuntimeContext,
+) -> wasmtime::Result<i32> {
+    let mut linker = ComponentLinker::new(&POOL);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    let mut store = Store::new(&ENGINE, State { wasi: wasi.build(), table: ResourceTable::new() });
+    if component.component_type().exports(&POOL).any(|(name, _)| name.starts_with("wasi:http/incoming-handler@0.2")) {
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+        return service::serve(linker.instantiate_pre(&component)?, context).await;
+    }
+    let mut store = Store::new(&POOL, State::new(&mut wasi));
     let command = Command::instantiate_async(&mut store, &component, &linker).await?;
     let ended = command.wasi_cli_run().call_run(&mut store).await?;
     Ok(i32::from(ended.is_err()))
