@@ -50,18 +50,20 @@ bench-build: build
 	@began=$$(date +%s); cd test/bench/peer && RUSTFLAGS= CARGO_TARGET_DIR=$(PEER_DIR) cargo build --release --locked \
 		&& install -m 0755 $(PEER_DIR)/$(HOST)/release/containerd-shim-peer-v1 $(abspath $(TARGET_DIR))/ \
 		&& echo "the peer was built in $$(($$(date +%s) - began)) s"
+	test/bench/wasmtime.sh
 
-bench: bench-build ## Measure beside runc, crun, a peer and the floor; writes test/bench/results.{json,svg} (root)
+bench: bench-build ## Measure beside runc, crun, a peer, wasmtime and the floor; writes test/bench/results.{json,svg} (root)
 	$(TARGET_DIR)/bench run test/bench/results.json test/bench/results.svg
 
 bench-check: bench-build ## Measure again, and name what fell behind test/bench/results.json by more than 15 %
 	$(TARGET_DIR)/bench check test/bench/results.json
 
 DENSITY ?= 1000
-bench-density: build ## Start DENSITY (1000) sleeping containers, say what they cost, delete them (root)
+DENSITY_HTTP ?= 200
+bench-density: build ## Start DENSITY (1000) sleeping containers and DENSITY_HTTP (200) services: what they cost (root)
 	@test/deps.sh bench
 	test/containerd.sh
-	$(TARGET_DIR)/bench density $(DENSITY)
+	$(TARGET_DIR)/bench density $(DENSITY) $(DENSITY_HTTP)
 
 lint: deps ## Check format and lints
 	cargo fmt --all --check

@@ -8,7 +8,7 @@ build=(gcc libc6-dev make protobuf-compiler file binutils bsdextrautils)
 demo=(clang lld wasi-libc util-linux)
 tests=(busybox-static containernetworking-plugins curl iproute2 openssl runc debootstrap debian-archive-keyring python3-venv)
 vm=(qemu-system-x86 e2fsprogs)
-bench=(crun libseccomp-dev pkg-config g++)
+bench=(crun libseccomp-dev pkg-config g++ wrk)
 # Not beside a Node.js that has another origin, whose package brings npm along.
 command -v node >/dev/null && command -v npm >/dev/null || tests+=(nodejs npm)
 
@@ -34,7 +34,7 @@ if ! command -v apt-get >/dev/null; then
 	tools=(cc make protoc file readelf)
 	[ "$set" = build ] || tools+=(clang wasm-ld setpriv)
 	case $set in test | vm | bench) tools+=(busybox curl ip openssl runc go python3 node npm) ;; esac
-	[ "$set" != bench ] || tools+=(crun pkg-config c++)
+	[ "$set" != bench ] || tools+=(crun pkg-config c++ wrk)
 	[ "$set" != vm ] || tools+=(qemu-system-x86_64 debootstrap mke2fs debugfs)
 	for tool in "${tools[@]}"; do
 		command -v "$tool" >/dev/null && continue

@@ -3,7 +3,7 @@
 
 use crate::output::Output;
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use testkit::containerd::{Logging, Whose};
 use testkit::{Containerd, Image, Namespace, Runtime, Version, leftovers, spec};
 
 /// The longest that any single call may take: the peer compiles inside of it.
-const PATIENCE: Duration = Duration::from_secs(240);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The shims that are no part of containerd.
 #[derive(Debug, Clone)]
@@ -39,6 +39,16 @@ pub(crate) struct Program {
     chain: String,
     args: Vec<String>,
     says: &'static str,
+    changes: Vec<Change>,
+}
+
+/// What a container's spec has other than everybody's.
+#[derive(Debug, Clone)]
+enum Change {
+    Annotation(&'static str, String),
+    Resources(Value),
+    /// On the network of the node, with this entry of the environment.
+    Serving(String),
 }
 
 /// A container whose task is not made yet.
@@ -92,7 +102,8 @@ impl Bed {
         self.node.import(image)?;
         let reference = image.reference().to_owned();
         let chain = self.node.chain_id(&reference);
-        Ok(Program { reference, chain, args: args.iter().map(|&word| word.to_owned()).collect(), says })
+        let args = args.iter().map(|&word| word.to_owned()).collect();
+        Ok(Program { reference, chain, args, says, changes: Vec::new() })
     }
 
     /// A connection that makes containers of this runtime.
@@ -111,6 +122,7 @@ impl Bed {
         let id = format!("b{}", self.made.fetch_add(1, Ordering::Relaxed));
         let mut spec = spec::linux(self.node.name(), &id, &[]);
         spec["process"]["args"] = json!(program.args);
+        program.changes.iter().for_each(|change| change.apply(&mut spec));
         api.create_container(&id, &spec, &program.reference, &program.chain)?;
         let output = Output::new(&self.containerd.fifos(), &id)?;
         Ok(Container { api, id, output, says: program.says })
@@ -123,11 +135,49 @@ impl Program {
         Program { args: args.iter().map(|&word| word.to_owned()).collect(), says, ..self.clone() }
     }
 
+    /// The same with an annotation of ours, which others do not read.
+    pub(crate) fn annotated(&self, key: &'static str, value: &str) -> Program {
+        self.with(Change::Annotation(key, value.to_owned()))
+    }
+
+    /// The same with these `linux.resources`.
+    pub(crate) fn limited(&self, resources: Value) -> Program {
+        self.with(Change::Resources(resources))
+    }
+
+    /// The same as a service of loopback on the node's network; ours and the peer read the variable.
+    pub(crate) fn serving(&self, port: u16) -> Program {
+        self.with(Change::Serving(format!("WASMTIME_HTTP_PROXY_SOCKET_ADDR=127.0.0.1:{port}")))
+    }
+
+    fn with(&self, change: Change) -> Program {
+        let mut changed = self.clone();
+        changed.changes.push(change);
+        changed
+    }
+
     /// The same, told to stay.
     pub(crate) fn staying(&self) -> Program {
         let mut staying = self.clone();
         staying.args.push("stay".to_owned());
         staying
+    }
+}
+
+impl Change {
+    fn apply(&self, spec: &mut Value) {
+        match self {
+            Change::Annotation(key, value) => {
+                spec["annotations"][format!("io.containerd.wasm.v1/{key}")] = json!(value)
+            }
+            Change::Resources(resources) => spec["linux"]["resources"] = resources.clone(),
+            Change::Serving(variable) => {
+                let env = spec["process"]["env"].as_array_mut();
+                env.expect("every spec has an environment").push(json!(variable));
+                let namespaces = spec["linux"]["namespaces"].as_array_mut();
+                namespaces.expect("every spec has namespaces").retain(|one| one["type"] != "network");
+            }
+        }
     }
 }
 
@@ -167,6 +217,15 @@ impl Container<'_> {
             exit: exited - started,
             delete: deleted - exited,
         })
+    }
+
+    /// Runs it to its end, whatever that is: the exit code, and what it said.
+    pub(crate) fn ended(&self) -> Result<(u32, String)> {
+        self.create()?;
+        self.api.start(&self.id)?;
+        let ended = self.api.wait(&self.id)?;
+        self.api.delete_task(&self.id)?;
+        Ok((ended.code, self.output.text()))
     }
 
     /// Kills it, and deletes its task.

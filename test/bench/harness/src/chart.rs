@@ -3,13 +3,15 @@
 use crate::report::{Report, short};
 use std::fmt::Write;
 
-/// What is drawn, with a title.
-const PANELS: [(&str, &str); 3] = [
-    ("hello: total", "hello, create to delete, ms (less is better)"),
-    ("tasks/s, 8 in flight", "tasks in a second, 8 in flight (more is better)"),
-    ("idle container: node (MemAvailable)", "memory of an idle container, KiB (less is better)"),
+/// What is drawn of whom, with a title.
+const PANELS: [(&str, &str, &[&str]); 4] = [
+    ("hello: total", "hello, create to delete, ms (less is better)", &PEOPLE),
+    ("tasks/s, 8 in flight", "tasks in a second, 8 in flight (more is better)", &PEOPLE),
+    ("idle container: node (MemAvailable)", "memory of an idle container, KiB (less is better)", &PEOPLE),
+    ("http hello: requests/s", "http requests in a second, 32 in flight (more is better)", &SERVERS),
 ];
 const PEOPLE: [&str; 5] = ["ours", "peer", "runc", "crun", "floor"];
+const SERVERS: [&str; 4] = ["ours", "ours+reuse", "peer", "wasmtime"];
 const WIDTH: f64 = 720.0;
 const LABELS: f64 = 70.0;
 const NUMBERS: f64 = 80.0;
@@ -18,21 +20,22 @@ const HEAD: f64 = 34.0;
 
 /// Draws it.
 pub(crate) fn svg(report: &Report) -> String {
-    let panel = HEAD + BAR * PEOPLE.len() as f64 + 10.0;
-    let height = panel * PANELS.len() as f64;
+    let panel = |people: &[&str]| HEAD + BAR * people.len() as f64 + 10.0;
+    let height: f64 = PANELS.iter().map(|(.., people)| panel(people)).sum();
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" \
          font-size=\"12\">\n<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>\n"
     );
-    for (index, (what, title)) in PANELS.iter().enumerate() {
-        let top = panel * index as f64;
-        let rows = PEOPLE.map(|who| (who, report.row(what, who).map_or(0.0, |row| row.median)));
+    let mut top = 0.0;
+    for (what, title, people) in PANELS {
+        let rows: Vec<(&str, f64)> =
+            people.iter().map(|who| (*who, report.row(what, who).map_or(0.0, |row| row.median))).collect();
         let most = rows.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max);
         let _ = writeln!(svg, "<text x=\"8\" y=\"{}\" font-weight=\"bold\">{title}</text>", top + 20.0);
         for (place, (who, value)) in rows.iter().enumerate() {
             let y = top + HEAD + BAR * place as f64;
             let length = value / most * (WIDTH - LABELS - NUMBERS);
-            let colour = if *who == "ours" { "#654ff0" } else { "#b8b8c8" };
+            let colour = if who.starts_with("ours") { "#654ff0" } else { "#b8b8c8" };
             let _ = writeln!(
                 svg,
                 "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{who}</text>\
@@ -46,6 +49,7 @@ pub(crate) fn svg(report: &Report) -> String {
                 short(*value),
             );
         }
+        top += panel(people);
     }
     svg.push_str("</svg>\n");
     svg

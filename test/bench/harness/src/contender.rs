@@ -12,6 +12,11 @@ pub(crate) const OURS: &str = "ours";
 pub(crate) const PEER: &str = "peer";
 pub(crate) const FLOOR: &str = "floor";
 
+/// Whether this one is measured: all are, unless `WASM_BENCH_WHO` names some.
+pub(crate) fn wanted(name: &str) -> bool {
+    std::env::var("WASM_BENCH_WHO").map_or(true, |who| who.split(',').any(|one| one == name))
+}
+
 /// One of those who are measured.
 #[derive(Debug, Clone)]
 pub(crate) struct Contender {

@@ -5,7 +5,7 @@
 //! | `bench run JSON SVG` | measures all contenders in turns, prints the table, writes both files |
 //! | `bench check JSON` | the same, and names what fell behind those results |
 //! | `bench part WORD` | the same for the parts whose name has the word, and writes nothing |
-//! | `bench density N` | starts N sleeping containers of ours |
+//! | `bench density N M` | starts N sleeping containers of ours, then M services |
 //!
 //! `WASM_BENCH_WHO` names those that are measured, with commas between: one alone for a profile of it.
 //! `WASM_BENCH_BIN` names the folder with `containerd-shim-{wasm,peer,floor}-v1`.
@@ -15,20 +15,28 @@
 mod bed;
 mod chart;
 mod check;
+mod client;
 mod contender;
 mod density;
+mod http;
 mod hybrid;
+mod interruption;
 mod kernel;
 mod latency;
+mod load;
 mod memory;
+mod neighbours;
 mod output;
 mod python;
 mod report;
+mod service;
 mod statistics;
 mod uncached;
+mod wasmtime;
 
 use anyhow::{Context, Result, bail};
 use bed::{Bed, Shims};
+use density::Wanted;
 use report::Report;
 use statistics::Row;
 use std::path::{Path, PathBuf};
@@ -59,8 +67,11 @@ fn main() -> Result<()> {
             left
         }
         ["part", word] => measured(&shims, word)?.1,
-        ["density", count] => density::run(&shims, count.parse().context("a number of containers")?),
-        _ => bail!("expected: run JSON SVG | check JSON | part WORD | density N"),
+        ["density", sleeping, serving] => {
+            let count = |word: &str| word.parse().context("a number of containers");
+            density::run(&shims, Wanted { sleeping: count(sleeping)?, serving: count(serving)? })
+        }
+        _ => bail!("expected: run JSON SVG | check JSON | part WORD | density N M"),
     }
 }
 
@@ -81,17 +92,20 @@ fn measured(shims: &Shims, word: &str) -> Result<(Report, Result<()>)> {
     let bed = Bed::new(shims, &[&shims.floor, &shims.peer], Whose::Others)?;
     bed.make_parents()?;
     let mut contenders = contender::all(&bed)?;
-    if let Ok(who) = std::env::var("WASM_BENCH_WHO") {
-        contenders.retain(|contender| who.split(',').any(|name| name == contender.name));
-    }
+    contenders.retain(|contender| contender::wanted(contender.name));
     let mut rows = Vec::new();
-    let stages: [(&str, Stage<'_>); 6] = [
+    let stages: [(&str, Stage<'_>); 11] = [
         ("steps of a hello", &|| latency::steps(&bed, &contenders)),
         ("the kernel's part of a hello", &|| kernel::parts(&bed)),
         ("tasks in flight", &|| latency::throughput(&bed, &contenders)),
         ("idle containers", &|| memory::idle(&bed, &contenders)),
         ("an uncached image", &|| uncached::starts(&bed)),
         ("a Python component", &|| python::starts(&bed)),
+        ("http hello", &|| http::hello(&bed)),
+        ("http in Python", &|| http::python(&bed)),
+        ("idle http containers", &|| http::idle(&bed)),
+        ("http beside bad neighbours", &|| neighbours::beside(&bed)),
+        ("interruption of a busy guest", &|| interruption::costs(&bed)),
     ];
     for (name, stage) in stages.into_iter().filter(|(name, _)| name.contains(word)) {
         let started = Instant::now();

@@ -1,6 +1,6 @@
 //! What an idle container costs: as the node sees it, and as its processes do.
 
-use crate::bed::Bed;
+use crate::bed::{Bed, Container};
 use crate::contender::{Contender, FLOOR};
 use crate::statistics::{Better, Row};
 use anyhow::{Context, Result};
@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::thread;
 use std::time::Duration;
-use testkit::process;
+use testkit::api::Api;
+use testkit::{Runtime, process};
 
 /// Containers at once.
 const CONTAINERS: usize = 50;
@@ -22,7 +23,7 @@ const STEADY_KIB: u64 = 256;
 const MOST_LOOKS: usize = 10;
 
 /// Memory in use, KiB for one container.
-struct Use {
+pub(crate) struct Use {
     node: f64,
     shim: f64,
     container: f64,
@@ -31,38 +32,68 @@ struct Use {
 /// One of these.
 type Part = fn(&Use) -> f64;
 
+/// Where the container is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    OwnProcess,
+    InShim,
+}
+
+/// Starts one of many containers; and the pid that it has.
+pub(crate) type Start<'s> = dyn for<'a> Fn(&'a Api) -> Result<(Container<'a>, i32)> + 's;
+
 /// Memory of an idle container, at [`CONTAINERS`] of them.
 pub(crate) fn idle(bed: &Bed, contenders: &[Contender]) -> Result<Vec<Row>> {
-    let mut uses: Vec<Vec<Use>> = contenders.iter().map(|_| Vec::new()).collect();
-    for _ in 0..ROUNDS {
-        for (contender, uses) in contenders.iter().zip(&mut uses) {
-            uses.push(of_one(bed, contender)?);
+    let people: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
+    in_turns("idle container", ROUNDS, &people, |index| {
+        let contender = &contenders[index];
+        let place = if contender.name == FLOOR { Place::InShim } else { Place::OwnProcess };
+        of_one(bed, &contender.runtime, place, &|api| {
+            let container = bed.container(api, &contender.idle)?;
+            container.create()?;
+            let pid = container.start_until_heard()?;
+            Ok((container, pid))
+        })
+    })
+}
+
+/// Measures each of these people in every round; they are numbered as they are named.
+pub(crate) fn in_turns(
+    title: &str,
+    rounds: usize,
+    people: &[&str],
+    of_one: impl Fn(usize) -> Result<Use>,
+) -> Result<Vec<Row>> {
+    let mut uses: Vec<Vec<Use>> = people.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for (index, uses) in uses.iter_mut().enumerate() {
+            uses.push(of_one(index)?);
         }
     }
     let parts: [(&str, Part); 3] = [
-        ("idle container: node (MemAvailable)", |used| used.node),
-        ("idle container: shim (Pss_Anon)", |used| used.shim),
-        ("idle container: its process (Pss_Anon)", |used| used.container),
+        ("node (MemAvailable)", |used| used.node),
+        ("shim (Pss_Anon)", |used| used.shim),
+        ("its process (Pss_Anon)", |used| used.container),
     ];
     let rows = parts.iter().flat_map(|(what, part)| {
-        contenders.iter().zip(&uses).map(move |(contender, uses)| {
-            Row::of(what, contender.name, "KiB", Better::Lower, uses.iter().map(part).collect())
-        })
+        let what = format!("{title}: {what}");
+        people
+            .iter()
+            .zip(&uses)
+            .map(move |(who, uses)| Row::of(&what, who, "KiB", Better::Lower, uses.iter().map(part).collect()))
     });
     Ok(rows.collect())
 }
 
-fn of_one(bed: &Bed, contender: &Contender) -> Result<Use> {
+/// Starts [`CONTAINERS`] of them, looks, and removes them.
+pub(crate) fn of_one(bed: &Bed, runtime: &Runtime, place: Place, start: &Start<'_>) -> Result<Use> {
     let before = available_kib()? as f64;
-    let api = bed.api(&contender.runtime)?;
+    let api = bed.api(runtime)?;
     let mut containers = Vec::new();
     let mut pids = BTreeSet::new();
     for _ in 0..CONTAINERS {
-        let container = bed.container(&api, &contender.idle)?;
-        container.create()?;
-        let pid = container.start_until_heard()?;
-        // Its tasks are the shim itself.
-        if contender.name != FLOOR {
+        let (container, pid) = start(&api)?;
+        if place == Place::OwnProcess {
             pids.insert(pid);
         }
         containers.push(container);
@@ -75,8 +106,7 @@ fn of_one(bed: &Bed, contender: &Contender) -> Result<Use> {
     }
     // Programs of an image do not carry the namespace's name.
     for pid in pids {
-        let anonymous = process::anonymous_kib(pid);
-        container += anonymous.with_context(|| format!("memory of process {pid} of {}", contender.name))?;
+        container += process::anonymous_kib(pid).with_context(|| format!("memory of process {pid}"))?;
     }
     for container in containers {
         container.end()?;

@@ -1,7 +1,10 @@
 //! The results: a table to read, JSON to keep, and what is to be reached.
 
 use crate::contender::{FLOOR, OURS, PEER};
+use crate::interruption::{FUELED, SIEVE};
+use crate::neighbours;
 use crate::statistics::{Better, Row};
+use crate::wasmtime::WASMTIME;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -25,19 +28,23 @@ struct Goal {
 }
 
 /// What is to be reached, each by itself.
-const GOALS: [Goal; 4] = [
+const GOALS: [Goal; 6] = [
     Goal { what: "hello: total", of: &[(PEER, 0.33)] },
     Goal { what: "hello: total", of: &[(FLOOR, 1.7)] },
     Goal { what: "tasks/s, 8 in flight", of: &[(PEER, 3.0), (FLOOR, 0.6)] },
     Goal { what: "idle container: node (MemAvailable)", of: &[(PEER, 0.33)] },
+    Goal { what: "http hello: requests/s", of: &[(PEER, 2.0)] },
+    Goal { what: "idle http container: node (MemAvailable)", of: &[(PEER, 0.33)] },
 ];
 
 /// What is to be reached by ours, whoever else runs.
-const BOUNDS: [(&str, f64); 4] = [
+const BOUNDS: [(&str, f64); 6] = [
     ("Python, file: warm start to output", 100.0),
     ("Python, layer: warm start to output", 100.0),
     ("Python, file: its process (Pss_Anon)", 8192.0),
     ("Python, layer: its process (Pss_Anon)", 8192.0),
+    ("http Python: warm start to answer", 100.0),
+    ("http Python: its process (Pss_Anon)", 8192.0),
 ];
 
 impl Report {
@@ -122,14 +129,32 @@ impl Report {
             let verdict = if ours.median <= most { "reached" } else { "MISSED" };
             let _ = writeln!(lines, "{verdict}: {what}: {} {} (wanted {most})", short(ours.median), ours.unit);
         }
-        let uncached = |containers: &str| {
-            self.rows.iter().find(|row| row.what == format!("uncached 5 MB module: {containers}")).map(|row| row.median)
-        };
-        if let (Some(one), Some(many)) = (uncached("1 container"), uncached("30 containers")) {
-            let verdict = if many < 1.5 * one { "reached" } else { "MISSED" };
-            let _ = writeln!(lines, "{verdict}: 30 uncached at once: {:.2} x one cold start (wanted 1.5)", many / one);
+        lines + &self.pairs() + &self.interruption()
+    }
+
+    /// Two rows of ours, of which one is to be no more than some times the other.
+    fn pairs(&self) -> String {
+        let uncached = |containers: &str| format!("uncached 5 MB module: {containers}");
+        let pairs = [
+            (uncached("30 containers"), uncached("1 container"), 1.5),
+            (neighbours::p99(&neighbours::beside_them()), neighbours::p99("alone"), 2.0),
+        ];
+        let mut lines = String::new();
+        for (what, of, wanted) in pairs {
+            let (Some(row), Some(other)) = (self.row(&what, OURS), self.row(&of, OURS)) else { continue };
+            let ratio = row.median / other.median;
+            let verdict = if ratio <= wanted { "reached" } else { "MISSED" };
+            let _ = writeln!(lines, "{verdict}: {what}: {ratio:.2} x {of} (wanted {wanted})");
         }
         lines
+    }
+
+    /// What epochs and fuel cost: nothing is promised.
+    fn interruption(&self) -> String {
+        let Some(without) = self.row(SIEVE, WASMTIME) else { return String::new() };
+        let ratio = |who| self.row(SIEVE, who).map(|row| row.median / without.median);
+        let line = |(with, who)| Some(format!("{with}: {:.2} x {SIEVE} without\n", ratio(who)?));
+        [("epochs", OURS), ("epochs and fuel", FUELED)].into_iter().filter_map(line).collect()
     }
 }
 

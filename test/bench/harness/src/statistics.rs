@@ -48,6 +48,13 @@ impl Row {
     }
 }
 
+/// The value in milliseconds below which this part of the times is.
+pub(crate) fn percentile_ms(times: &[Duration], part: f64) -> f64 {
+    let mut ms: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+    ms.sort_by(f64::total_cmp);
+    at(&ms, part)
+}
+
 /// The value below which this part of the sorted samples is, between two of them if need be.
 fn at(sorted: &[f64], part: f64) -> f64 {
     let place = part * (sorted.len().max(1) - 1) as f64;

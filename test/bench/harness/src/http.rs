@@ -1,0 +1,134 @@
+//! Services side by side: how many requests they answer, how soon the first one, and what they cost while nobody asks.
+
+use crate::bed::Bed;
+use crate::client::{self, Client};
+use crate::contender::{OURS, PEER, wanted};
+use crate::load::{self, Answered};
+use crate::memory::{self, Place};
+use crate::service::{self, HELLO, Service};
+use crate::statistics::{Better, Row};
+use crate::wasmtime::{self, WASMTIME};
+use anyhow::{Result, ensure};
+use std::time::Duration;
+use testkit::{Image, Runtime, guests, process};
+
+/// Ours, with instances that are used again: not what others do.
+const REUSING: &str = "ours+reuse";
+/// As good as without end.
+const REUSES: &str = "1000000";
+/// Turns of each contender under load, after one that is not counted.
+const TURNS: usize = 3;
+/// Of a turn, and of that first one.
+const SECONDS: u32 = 3;
+const WARM_UP_SECONDS: u32 = 1;
+/// The longest that `wasmtime serve` takes to listen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Warm starts of a Python component: of ours, and of the peer, which compiles a file each time.
+const STARTS: usize = 5;
+const STARTS_OF_PEER: usize = 1;
+/// Rounds of memory: one, since all of its containers do the same.
+const ROUNDS: usize = 1;
+const PYTHON_SAYS: &str = "hello from python\n";
+
+/// Requests in a second at 32 in flight, and the 99th percentile of what they take.
+pub(crate) fn hello(bed: &Bed) -> Result<Vec<Row>> {
+    let program = service::hello(bed)?;
+    let ours = Runtime::wasm(&bed.containerd.operator_file());
+    let reusing = program.annotated("http.reuse", REUSES);
+    let contained = [
+        (OURS, &ours, &program),
+        (REUSING, &ours, &reusing),
+        (PEER, &Runtime::named("io.containerd.peer.v1"), &program),
+    ];
+    let contained = contained.into_iter().filter(|(who, ..)| wanted(who));
+    let contained = contained.map(|(who, runtime, program)| Ok((who, bed.api(runtime)?, program)));
+    let contained = contained.collect::<Result<Vec<_>>>()?;
+    let mut services = Vec::new();
+    for (_, api, program) in &contained {
+        services.push(Service::start(bed, api, program, HELLO)?);
+    }
+    let mut ports: Vec<(&str, u16)> =
+        contained.iter().zip(&services).map(|((who, ..), service)| (*who, service.port)).collect();
+    let _server = if wanted(WASMTIME) {
+        let code = wasmtime::compiled(&bed.node.directory("wasmtime")?, &service::hello_component()?)?;
+        let port = client::free_port()?;
+        let server = wasmtime::serve(&code, port)?;
+        let heard = Client::connect(port, PATIENCE)?.get()?;
+        ensure!(heard == HELLO, "wasmtime serve answered {heard:?}");
+        ports.push((WASMTIME, port));
+        Some(server)
+    } else {
+        None
+    };
+    let rows = in_turns(&ports)?;
+    for service in services {
+        service.end()?;
+    }
+    Ok(rows)
+}
+
+fn in_turns(ports: &[(&str, u16)]) -> Result<Vec<Row>> {
+    let mut answers: Vec<Vec<Answered>> = vec![Vec::new(); ports.len()];
+    for (_, port) in ports {
+        load::busy(*port, WARM_UP_SECONDS)?;
+    }
+    for _ in 0..TURNS {
+        for ((_, port), answers) in ports.iter().zip(&mut answers) {
+            answers.push(load::busy(*port, SECONDS)?);
+        }
+    }
+    let rate = |who: &str, answers: &[Answered]| {
+        let rates = answers.iter().map(|answered| answered.per_second).collect();
+        Row::of("http hello: requests/s", who, "req/s", Better::Higher, rates)
+    };
+    let p99 = |who: &str, answers: &[Answered]| {
+        Row::ms("http hello: p99", who, &answers.iter().map(|answered| answered.p99).collect::<Vec<_>>())
+    };
+    let each = || ports.iter().map(|(who, _)| *who).zip(&answers);
+    let rates = each().map(|(who, answers)| rate(who, answers));
+    Ok(rates.chain(each().map(|(who, answers)| p99(who, answers))).collect())
+}
+
+/// A component of 18 MB with a language in it, from a file of the image: from create to the first answer, compiled before;
+/// and what its process has by then.
+pub(crate) fn python(bed: &Bed) -> Result<Vec<Row>> {
+    let image = Image::with_file("bench.local/http-python:1", &guests::python("http_hello.py")?);
+    let program = bed.program(&image, &["/app.wasm"], "")?;
+    let ours = Runtime::wasm(&bed.containerd.operator_file());
+    let peer = Runtime::named("io.containerd.peer.v1");
+    let mut rows = Vec::new();
+    let contenders = [(OURS, &ours, STARTS), (PEER, &peer, STARTS_OF_PEER)];
+    for (who, runtime, starts) in contenders.into_iter().filter(|(who, ..)| wanted(who)) {
+        let api = bed.api(runtime)?;
+        // Not counted: ours compiles.
+        if who == OURS {
+            Service::start(bed, &api, &program, PYTHON_SAYS)?.end()?;
+        }
+        let (mut times, mut anonymous) = (Vec::new(), Vec::new());
+        for _ in 0..starts {
+            let service = Service::start(bed, &api, &program, PYTHON_SAYS)?;
+            times.push(service.took);
+            anonymous.push(process::anonymous_kib(service.pid)? as f64);
+            service.end()?;
+        }
+        rows.push(Row::ms("http Python: warm start to answer", who, &times));
+        rows.push(Row::of("http Python: its process (Pss_Anon)", who, "KiB", Better::Lower, anonymous));
+    }
+    Ok(rows)
+}
+
+/// What a service costs that has answered once and is not asked again, of ours and of the peer.
+pub(crate) fn idle(bed: &Bed) -> Result<Vec<Row>> {
+    let program = service::hello(bed)?;
+    let contenders =
+        [(OURS, Runtime::wasm(&bed.containerd.operator_file())), (PEER, Runtime::named("io.containerd.peer.v1"))];
+    let contenders: Vec<_> = contenders.into_iter().filter(|(who, _)| wanted(who)).collect();
+    let people: Vec<&str> = contenders.iter().map(|(who, _)| *who).collect();
+    memory::in_turns("idle http container", ROUNDS, &people, |index| {
+        memory::of_one(bed, &contenders[index].1, Place::OwnProcess, &|api| {
+            let service = Service::start(bed, api, &program, HELLO)?;
+            Ok((service.container, service.pid))
+        })
+    })
+}
