@@ -47,8 +47,8 @@ pub(crate) struct Program {
 enum Change {
     Annotation(&'static str, String),
     Resources(Value),
-    /// On the network of the node, with this entry of the environment.
-    Serving(String),
+    Variable(String),
+    NodesNetwork,
 }
 
 /// A container whose task is not made yet.
@@ -147,7 +147,12 @@ impl Program {
 
     /// The same as a service of loopback on the node's network; ours and the peer read the variable.
     pub(crate) fn serving(&self, port: u16) -> Program {
-        self.with(Change::Serving(format!("WASMTIME_HTTP_PROXY_SOCKET_ADDR=127.0.0.1:{port}")))
+        self.told(&format!("WASMTIME_HTTP_PROXY_SOCKET_ADDR=127.0.0.1:{port}")).with(Change::NodesNetwork)
+    }
+
+    /// The same with this entry of the environment.
+    pub(crate) fn told(&self, variable: &str) -> Program {
+        self.with(Change::Variable(variable.to_owned()))
     }
 
     fn with(&self, change: Change) -> Program {
@@ -171,9 +176,11 @@ impl Change {
                 spec["annotations"][format!("io.containerd.wasm.v1/{key}")] = json!(value)
             }
             Change::Resources(resources) => spec["linux"]["resources"] = resources.clone(),
-            Change::Serving(variable) => {
+            Change::Variable(variable) => {
                 let env = spec["process"]["env"].as_array_mut();
                 env.expect("every spec has an environment").push(json!(variable));
+            }
+            Change::NodesNetwork => {
                 let namespaces = spec["linux"]["namespaces"].as_array_mut();
                 namespaces.expect("every spec has namespaces").retain(|one| one["type"] != "network");
             }

@@ -11,9 +11,9 @@ const PANELS: [(&str, &str, &[&str]); 4] = [
     ("http hello: requests/s", "http requests in a second, 32 in flight (more is better)", &SERVERS),
 ];
 const PEOPLE: [&str; 5] = ["ours", "peer", "runc", "crun", "floor"];
-const SERVERS: [&str; 4] = ["ours", "ours+reuse", "peer", "wasmtime"];
+const SERVERS: [&str; 5] = ["ours", "ours+reuse", "peer", "peer+keeping", "wasmtime"];
 const WIDTH: f64 = 720.0;
-const LABELS: f64 = 70.0;
+const LABELS: f64 = 90.0;
 const NUMBERS: f64 = 80.0;
 const BAR: f64 = 18.0;
 const HEAD: f64 = 34.0;

@@ -3,7 +3,7 @@
 use crate::bed::Bed;
 use crate::client::{self, Client};
 use crate::contender::{OURS, PEER, wanted};
-use crate::load::{self, Answered};
+use crate::load::{self, Load, Server};
 use crate::memory::{self, Place};
 use crate::service::{self, HELLO, Service};
 use crate::statistics::{Better, Row};
@@ -16,6 +16,9 @@ use testkit::{Image, Runtime, guests, process};
 const REUSING: &str = "ours+reuse";
 /// As good as without end.
 const REUSES: &str = "1000000";
+/// The peer with a setting of the engine that ours has too, and shims of that library do not.
+pub(crate) const KEEPING_PEER: &str = "peer+keeping";
+const KEEPING: &str = "PEER_POOL=keeping";
 /// Turns of each contender under load, after one that is not counted.
 const TURNS: usize = 3;
 /// Of a turn, and of that first one.
@@ -23,6 +26,9 @@ const SECONDS: u32 = 3;
 const WARM_UP_SECONDS: u32 = 1;
 /// The longest that `wasmtime serve` takes to listen.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is told of a load.
+type Part = fn(&Load) -> f64;
 
 /// Warm starts of a Python component: of ours, and of the peer, which compiles a file each time.
 const STARTS: usize = 5;
@@ -36,11 +42,10 @@ pub(crate) fn hello(bed: &Bed) -> Result<Vec<Row>> {
     let program = service::hello(bed)?;
     let ours = Runtime::wasm(&bed.containerd.operator_file());
     let reusing = program.annotated("http.reuse", REUSES);
-    let contained = [
-        (OURS, &ours, &program),
-        (REUSING, &ours, &reusing),
-        (PEER, &Runtime::named("io.containerd.peer.v1"), &program),
-    ];
+    let peer = Runtime::named("io.containerd.peer.v1");
+    let keeping = program.told(KEEPING);
+    let contained =
+        [(OURS, &ours, &program), (REUSING, &ours, &reusing), (PEER, &peer, &program), (KEEPING_PEER, &peer, &keeping)];
     let contained = contained.into_iter().filter(|(who, ..)| wanted(who));
     let contained = contained.map(|(who, runtime, program)| Ok((who, bed.api(runtime)?, program)));
     let contained = contained.collect::<Result<Vec<_>>>()?;
@@ -48,46 +53,51 @@ pub(crate) fn hello(bed: &Bed) -> Result<Vec<Row>> {
     for (_, api, program) in &contained {
         services.push(Service::start(bed, api, program, HELLO)?);
     }
-    let mut ports: Vec<(&str, u16)> =
-        contained.iter().zip(&services).map(|((who, ..), service)| (*who, service.port)).collect();
-    let _server = if wanted(WASMTIME) {
+    let mut servers: Vec<Server> = contained
+        .iter()
+        .zip(&services)
+        .map(|((who, ..), service)| Server { who, port: service.port, pid: service.pid })
+        .collect();
+    let _serving = if wanted(WASMTIME) {
         let code = wasmtime::compiled(&bed.node.directory("wasmtime")?, &service::hello_component()?)?;
         let port = client::free_port()?;
-        let server = wasmtime::serve(&code, port)?;
+        let serving = wasmtime::serve(&code, port)?;
         let heard = Client::connect(port, PATIENCE)?.get()?;
         ensure!(heard == HELLO, "wasmtime serve answered {heard:?}");
-        ports.push((WASMTIME, port));
-        Some(server)
+        servers.push(Server { who: WASMTIME, port, pid: serving.pid() });
+        Some(serving)
     } else {
         None
     };
-    let rows = in_turns(&ports)?;
+    let rows = in_turns(&servers)?;
     for service in services {
         service.end()?;
     }
     Ok(rows)
 }
 
-fn in_turns(ports: &[(&str, u16)]) -> Result<Vec<Row>> {
-    let mut answers: Vec<Vec<Answered>> = vec![Vec::new(); ports.len()];
-    for (_, port) in ports {
-        load::busy(*port, WARM_UP_SECONDS)?;
+fn in_turns(servers: &[Server]) -> Result<Vec<Row>> {
+    let mut loads: Vec<Vec<Load>> = vec![Vec::new(); servers.len()];
+    for server in servers {
+        load::busy(*server, WARM_UP_SECONDS)?;
     }
     for _ in 0..TURNS {
-        for ((_, port), answers) in ports.iter().zip(&mut answers) {
-            answers.push(load::busy(*port, SECONDS)?);
+        for (server, loads) in servers.iter().zip(&mut loads) {
+            loads.push(load::busy(*server, SECONDS)?);
         }
     }
-    let rate = |who: &str, answers: &[Answered]| {
-        let rates = answers.iter().map(|answered| answered.per_second).collect();
-        Row::of("http hello: requests/s", who, "req/s", Better::Higher, rates)
-    };
-    let p99 = |who: &str, answers: &[Answered]| {
-        Row::ms("http hello: p99", who, &answers.iter().map(|answered| answered.p99).collect::<Vec<_>>())
-    };
-    let each = || ports.iter().map(|(who, _)| *who).zip(&answers);
-    let rates = each().map(|(who, answers)| rate(who, answers));
-    Ok(rates.chain(each().map(|(who, answers)| p99(who, answers))).collect())
+    let parts: [(&str, &str, Better, Part); 3] = [
+        ("http hello: requests/s", "req/s", Better::Higher, |load| load.answered.per_second),
+        ("http hello: p99", "ms", Better::Lower, |load| load.answered.p99.as_secs_f64() * 1e3),
+        ("http hello: processor time", "us/req", Better::Lower, |load| load.cpu_us),
+    ];
+    let rows = parts.iter().flat_map(|(what, unit, better, part)| {
+        servers
+            .iter()
+            .zip(&loads)
+            .map(move |(server, loads)| Row::of(what, server.who, unit, *better, loads.iter().map(part).collect()))
+    });
+    Ok(rows.collect())
 }
 
 /// A component of 18 MB with a language in it, from a file of the image: from create to the first answer, compiled before;

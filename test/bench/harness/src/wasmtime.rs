@@ -46,6 +46,12 @@ fn finished(command: &mut Command) -> Result<Output> {
     command.output().context("start wasmtime: run `make bench-build`")
 }
 
+impl Server {
+    pub(crate) fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         // An error says that it is gone already.

@@ -1,5 +1,6 @@
 //! The peer: Wasmtime under the library that today's Wasm shims are made of, with its precompilation in use. It is what a
-//! user of that library would write, made as quick as the library lets it be, and not more.
+//! user of that library would write, made as quick as the library lets it be, and not more; what shims of it leave at
+//! their engine's default is so here, too, unless a container asks for more ([`KEEPING`]).
 
 mod service;
 
@@ -10,9 +11,7 @@ use containerd_shim_wasm::shim::{Cli, Compiler, Shim, Version, version};
 use std::hash::Hash;
 use std::sync::LazyLock;
 use wasmtime::component::{Component, Linker as ComponentLinker, ResourceTable};
-use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, Linker, Module, PoolingAllocationConfig, Precompiled, Store,
-};
+use wasmtime::{Config, Enabled, Engine, Linker, Module, PoolingAllocationConfig, Precompiled, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::Command;
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -25,14 +24,27 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
     Engine::new(&config).expect("the settings are the same on every machine")
 });
 
-/// For components, which may be services: places for a thousand instances at once, as the pool has by default. Code of
-/// the other engine fits.
-static POOL: LazyLock<Engine> = LazyLock::new(|| {
-    let mut config = Config::new();
-    config.wasm_component_model(true);
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(PoolingAllocationConfig::default()));
-    Engine::new(&config).expect("there is address space for a pool")
+/// For components, which may be services: places for a thousand instances at once, with the settings that a pool has by
+/// default. Code of the other engine fits.
+static POOL: LazyLock<Engine> = LazyLock::new(|| pooled(PoolingAllocationConfig::new()));
+
+/// The same, with used memories cleared instead of given back: quicker, and not what shims of this library do.
+static KEEPING_POOL: LazyLock<Engine> = LazyLock::new(|| {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.linear_memory_keep_resident(KEPT_BYTES).table_keep_resident(KEPT_BYTES).pagemap_scan(Enabled::Auto);
+    pooled(pool)
 });
+
+/// Asks for that one, in the environment of a container.
+const KEEPING: &str = "PEER_POOL=keeping";
+/// What stays of a used memory or table, bytes: more than a small guest touches.
+const KEPT_BYTES: usize = 1 << 20;
+
+fn pooled(pool: PoolingAllocationConfig) -> Engine {
+    let mut config = Config::new();
+    config.wasm_component_model(true).allocation_strategy(pool);
+    Engine::new(&config).expect("there is address space for a pool")
+}
 
 struct Peer;
 
@@ -90,17 +102,19 @@ impl Sandbox for Guest {
         let entrypoint = context.entrypoint();
         let bytes = entrypoint.source.as_bytes()?;
         let wasi = wasi(context)?;
+        let keeping = context.envs().iter().any(|variable| variable == KEEPING);
+        let pool: &Engine = if keeping { &KEEPING_POOL } else { &POOL };
         let ended = match (Engine::detect_precompiled(&bytes), WasmBinaryType::from_bytes(&bytes)) {
             // SAFETY: only the shim's own precompilation puts such layers into the content store, as far as the library
             // can tell. The product trusts no image with it.
             (Some(Precompiled::Module), _) => module(unsafe { Module::deserialize(&*ENGINE, &bytes) }?, wasi).await,
             // SAFETY: as above.
             (Some(Precompiled::Component), _) => {
-                component(unsafe { Component::deserialize(&*POOL, &bytes) }?, wasi, context).await
+                component(unsafe { Component::deserialize(pool, &bytes) }?, wasi, context).await
             }
             (None, Some(WasmBinaryType::Module)) => module(Module::from_binary(&ENGINE, &bytes)?, wasi).await,
             (None, Some(WasmBinaryType::Component)) => {
-                component(Component::from_binary(&POOL, &bytes)?, wasi, context).await
+                component(Component::from_binary(pool, &bytes)?, wasi, context).await
             }
             (None, None) => bail!("not a WebAssembly module or component"),
         };
@@ -171,13 +185,14 @@ async fn component(
     mut wasi: WasiCtxBuilder,
     context: &impl RuntimeContext,
 ) -> wasmtime::Result<i32> {
-    let mut linker = ComponentLinker::new(&POOL);
+    let pool = component.engine();
+    let mut linker = ComponentLinker::new(pool);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    if component.component_type().exports(&POOL).any(|(name, _)| name.starts_with("wasi:http/incoming-handler@0.2")) {
+    if component.component_type().exports(pool).any(|(name, _)| name.starts_with("wasi:http/incoming-handler@0.2")) {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         return service::serve(linker.instantiate_pre(&component)?, context).await;
     }
-    let mut store = Store::new(&POOL, State::new(&mut wasi));
+    let mut store = Store::new(pool, State::new(&mut wasi));
     let command = Command::instantiate_async(&mut store, &component, &linker).await?;
     let ended = command.wasi_cli_run().call_run(&mut store).await?;
     Ok(i32::from(ended.is_err()))
