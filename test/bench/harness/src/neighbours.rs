@@ -7,7 +7,7 @@ use crate::contender::OURS;
 use crate::service::{self, HELLO, Service};
 use crate::statistics::{Better, Row, percentile_ms};
 use anyhow::{Context, Result, anyhow, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,8 +20,12 @@ const EATING: usize = NEIGHBOURS / 3;
 const SPINNING: usize = NEIGHBOURS - TRAPPING - EATING;
 /// After its end, one that traps is started again: the kubelet's first back-off.
 const BACK_OFF: Duration = Duration::from_secs(10);
-/// What one that spins gets of a processor, microseconds of each 100 ms.
+/// What one that spins gets of a processor, microseconds of each 100 ms; and its weight beside others, 1024 for a whole one:
+/// as a kubelet has it for `limits.cpu: 10m`.
 const SPINNING_QUOTA_US: u32 = 1000;
+const SPINNING_SHARES: u32 = 10;
+/// The weight that a kubelet gives to a pod that asks for nothing.
+const LEAST_SHARES: u32 = 2;
 /// What one that eats gets.
 const EATING_LIMIT: &str = "16Mi";
 /// The exit code of a trap.
@@ -38,11 +42,7 @@ pub(crate) fn beside(bed: &Bed) -> Result<Vec<Row>> {
     let ours = Runtime::wasm(&bed.containerd.operator_file());
     let api = bed.api(&ours)?;
     let service = Service::start(bed, &api, &service::hello(bed)?, HELLO)?;
-    let trapping = bed.program(
-        &Image::with_file("bench.local/trap:1", &guests::module("p1_trap.wat")?),
-        &["/app.wasm"],
-        "before the trap\n",
-    )?;
+    let trapping = trapping(bed)?;
     let mut client = Client::connect(service.port, Duration::ZERO)?;
     client.paced(WARM_UP, EVERY)?;
     let mut asked = || client.paced(REQUESTS, EVERY);
@@ -93,15 +93,26 @@ fn rows(where_: &str, turns: &[Vec<Duration>]) -> [Row; 2] {
     [of(&format!("http {where_}: p50"), 0.5), of(&p99(where_), 0.99)]
 }
 
+fn trapping(bed: &Bed) -> Result<Program> {
+    let image = Image::with_file("bench.local/trap:1", &guests::module("p1_trap.wat")?);
+    Ok(bed.program(&image, &["/app.wasm"], "before the trap\n")?.limited(least()))
+}
+
 fn spinning(bed: &Bed) -> Result<Program> {
     let image = Image::with_file("bench.local/spin:1", &guests::module("p1_spin.wat")?);
     let program = bed.program(&image, &["/app.wasm"], "spinning\n")?;
-    Ok(program.limited(json!({ "cpu": { "quota": SPINNING_QUOTA_US, "period": 100_000 } })))
+    Ok(program.limited(json!({
+        "cpu": { "quota": SPINNING_QUOTA_US, "period": 100_000, "shares": SPINNING_SHARES },
+    })))
 }
 
 fn eating(bed: &Bed) -> Result<Program> {
     let image = Image::with_file("bench.local/eat:1", &wat::parse_str(include_str!("../guests/eat.wat"))?);
-    Ok(bed.program(&image, &["/app.wasm"], "eating\n")?.annotated("limits.memory", EATING_LIMIT))
+    Ok(bed.program(&image, &["/app.wasm"], "eating\n")?.annotated("limits.memory", EATING_LIMIT).limited(least()))
+}
+
+fn least() -> Value {
+    json!({ "cpu": { "shares": LEAST_SHARES } })
 }
 
 /// Starts those that trap, each anew once its back-off is over, until it is over altogether; how many starts there were.
