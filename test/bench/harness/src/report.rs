@@ -163,8 +163,8 @@ impl Report {
 /// Three digits that matter.
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {
-        value if value >= 100.0 => format!("{:.0}", value.copysign(value)),
-        value if value >= 10.0 => format!("{value:.1}"),
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
 }
