@@ -72,6 +72,11 @@ impl Interrupter {
 }
 
 impl Loaded {
+    /// Whether it answers requests.
+    pub fn serves(&self) -> bool {
+        matches!(self.program, Program::Service(_))
+    }
+
     /// For the process's signal handlers, which write to the pipe of signals first.
     pub fn interrupter(&self) -> Interrupter {
         Interrupter(self.engine.clone())

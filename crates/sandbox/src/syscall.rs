@@ -179,3 +179,18 @@ pub(crate) fn set_rlimit(resource: i32, soft: u64, hard: u64) -> Result<(), Errn
     // SAFETY: `limit` outlives the call; pid 0 is this process; the old value is not asked for.
     Errno::result(unsafe { libc::prlimit64(0, resource as _, &raw const limit, std::ptr::null_mut()) }).map(drop)
 }
+
+/// Asks the scheduler for turns of this length on a processor, for the calling thread and those it starts. Kernels before
+/// 6.12 have one length for all, and do not take it.
+pub(crate) fn take_turns_of(nanoseconds: u64) -> Result<(), Errno> {
+    // SAFETY: every field of the struct is an integer, for which zero is a value.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    let size = size_of::<libc::sched_attr>();
+    // SAFETY: the kernel writes at most `size` bytes to a struct that outlives the call.
+    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) };
+    Errno::result(got)?;
+    attributes.sched_runtime = nanoseconds;
+    // SAFETY: the kernel reads a struct that outlives the call and says its own size.
+    let set = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    Errno::result(set).map(drop)
+}

@@ -301,6 +301,9 @@ fn run_guest(mut inside: Inside<'_>, host: &Host, cached: &Artifact) {
         Ok(loaded) => loaded,
         Err(failure) => inside.fail(failure),
     };
+    if loaded.serves() {
+        inside.take_short_turns();
+    }
     let interrupter = loaded.interrupter();
     let (mut confined, signals) = inside.confine(move || interrupter.interrupt());
     let granted = engine::Stdio::of_process()
