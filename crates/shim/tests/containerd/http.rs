@@ -3,7 +3,7 @@
 use crate::Cases;
 use crate::web::{Reply, Service};
 use anyhow::{Context, Result, ensure};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 use testkit::{Namespace, cases, guests, wait};
@@ -13,6 +13,8 @@ pub(crate) const CASES: Cases = cases![
     crate::http::bodies_and_trailers_pass_both_ways,
     crate::http::what_a_guest_says_is_the_container_s_log,
     crate::http::a_guest_that_fails_takes_nobody_along,
+    crate::http::a_guest_that_traps_after_the_head_breaks_its_answer_off,
+    crate::http::a_guest_that_answers_with_an_error,
     crate::http::a_guest_that_spins_stalls_nobody,
     crate::http::an_instance_answers_as_often_as_it_may,
     crate::http::one_request_too_many_is_told_when_to_come_again,
@@ -95,6 +97,40 @@ fn a_guest_that_fails_takes_nobody_along(node: &Namespace) -> Result<()> {
         ensure!(said.contains(line), "{line}: {said}");
     }
     ensure!(end.code == 0, "{end:?}");
+    Ok(())
+}
+
+fn a_guest_that_traps_after_the_head_breaks_its_answer_off(node: &Namespace) -> Result<()> {
+    let service = service(node)?;
+    let head = "POST /break-off HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut stream = service.say(head)?;
+    let mut begun = Vec::new();
+    while !begun.ends_with(b"begun\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        begun.extend(byte);
+    }
+    ensure!(begun.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&begun));
+    // It traps at the end of the request.
+    stream.write_all(b"0\r\n\r\n")?;
+    let mut rest = String::new();
+    // A reset says that the answer is not whole, and so does an end without the last chunk.
+    let _ = stream.read_to_string(&mut rest);
+    ensure!(rest.is_empty(), "{rest:?} follows");
+    ensure!(service.get("/")?.status == 200, "it goes on");
+    let end = service.end(15)?;
+    ensure!(end.code == 0 && end.stderr.contains("POST /break-off: wasm trap: "), "{end:?}");
+    Ok(())
+}
+
+fn a_guest_that_answers_with_an_error(node: &Namespace) -> Result<()> {
+    let service = service(node)?;
+    let reply = service.get("/error")?;
+    ensure!((reply.status, reply.text.as_str()) == (502, "the guest answered with an error\n"), "{reply:?}");
+    ensure!(service.get("/")?.status == 200, "it goes on");
+    let said = service.end(15)?.stderr;
+    let line = "GET /error: the guest answered with an error: ";
+    ensure!(said.contains(line) && said.contains("told by the guest"), "{said}");
     Ok(())
 }
 

@@ -22,12 +22,12 @@ pub(crate) const CASES: Cases = cases![
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection that is used again and again.
-struct Client {
+pub(crate) struct Client {
     stream: BufReader<TcpStream>,
 }
 
 impl Client {
-    fn new(port: u16) -> Result<Client> {
+    pub(crate) fn new(port: u16) -> Result<Client> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
@@ -35,7 +35,7 @@ impl Client {
     }
 
     /// Asks for a path. The body, and whether the server keeps the connection.
-    fn get(&mut self, path: &str) -> Result<(Vec<u8>, bool)> {
+    pub(crate) fn get(&mut self, path: &str) -> Result<(Vec<u8>, bool)> {
         let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n");
         self.stream.get_mut().write_all(request.as_bytes())?;
         let status = self.line()?;

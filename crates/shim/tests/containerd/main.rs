@@ -3,11 +3,13 @@
 
 mod cache;
 mod confinement;
+mod connections;
 mod deaths;
 mod disks;
 mod exports;
 mod files;
 mod group;
+mod h2;
 mod hooks;
 mod http;
 mod images;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         .on(&current, hooks::CASES)
         .on(&current, users::CASES)
         .on(&current, http::CASES)
+        .on(&current, connections::CASES)
         .on(&current, network::CASES)
         .on(&current, load::CASES)
         .on(&current, signals::CASES)

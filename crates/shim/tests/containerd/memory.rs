@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use std::fs;
 use testkit::task::Finished;
-use testkit::{Image, Namespace, cases};
+use testkit::{Image, Namespace, cases, guests};
 
 pub(crate) const CASES: Cases = cases![
     crate::memory::a_refused_growth_and_a_trap_are_out_of_memory,
@@ -14,6 +14,7 @@ pub(crate) const CASES: Cases = cases![
     crate::memory::a_refused_growth_that_is_coped_with_is_none,
     crate::memory::the_kernel_kills_at_the_cgroup_limit,
     crate::memory::the_annotation_limits_below_the_cgroup,
+    crate::memory::a_garbage_collected_heap_is_counted,
 ];
 
 const MI: u64 = 1 << 20;
@@ -86,5 +87,17 @@ fn the_annotation_limits_below_the_cgroup(node: &Namespace) -> Result<()> {
     let run = node.run(&image).annotation("io.containerd.wasm.v1/limits.memory", "32Mi");
     let output = run.args(["/app.wasm", "exit", "0"]).expect(0)?;
     ensure!(output.text() == "refused at 32 MiB\n" || output.text() == "refused at 31 MiB\n", "{output}");
+    Ok(())
+}
+
+fn a_garbage_collected_heap_is_counted(node: &Namespace) -> Result<()> {
+    let image = Image::with_file(&format!("test.local/{}:1", node.fresh("i")), &guests::wat(include_str!("gc.wat"))?);
+    node.import(&image)?;
+    let limited = || node.run(&image).annotation("io.containerd.wasm.v1/limits.memory", "8Mi");
+    // What it makes would not fit if it were kept.
+    let output = limited().expect(0)?;
+    ensure!(output.text() == "collected\n" && output.errors().is_empty(), "{output}");
+    let output = limited().args(["/app.wasm#keep"]).expect(137)?;
+    ensure!(output.errors().starts_with("memory limit 8Mi reached: raise limits.memory\n"), "{output}");
     Ok(())
 }

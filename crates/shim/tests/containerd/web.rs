@@ -1,10 +1,11 @@
-//! A service under test and its clients: curl, and bytes as they are.
+//! A service under test and its clients: curl, and bytes as they are; and a network namespace to serve in.
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use testkit::task::{Draft, Finished, Task};
 use testkit::{Image, Namespace, guests, wait};
@@ -188,4 +189,47 @@ fn reply(text: &str) -> Result<Reply> {
 /// A port of loopback that nobody has.
 pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A network namespace with loopback alone, as long as this is held.
+pub(crate) struct Network {
+    holder: Child,
+    path: String,
+}
+
+impl Network {
+    /// One in which the shell has done `setup`.
+    pub(crate) fn new(setup: &str) -> Result<Network> {
+        let mut holder = Command::new("unshare");
+        holder.args(["--net", "sh", "-c", &format!("ip link set lo up && {setup} && exec sleep 600")]);
+        let holder = holder.spawn().context("make a network namespace")?;
+        let path = format!("/proc/{}/ns/net", holder.id());
+        let mut network = Network { holder, path };
+        let own = fs::read_link("/proc/self/ns/net")?;
+        wait::until("the namespace is there", || {
+            ensure!(network.holder.try_wait()?.is_none(), "{setup} failed");
+            let name = fs::read_to_string(format!("/proc/{}/comm", network.holder.id()))?;
+            Ok((name.trim() == "sleep" && fs::read_link(&network.path)? != own).then_some(()))
+        })?;
+        Ok(network)
+    }
+
+    /// The namespaces of a container in it.
+    pub(crate) fn namespaces(&self) -> Value {
+        json!([{ "type": "pid" }, { "type": "mount" }, { "type": "network", "path": self.path }])
+    }
+
+    /// What a client in it is told; nothing if there is no server.
+    pub(crate) fn curl(&self, address: &str) -> Result<String> {
+        let mut curl = Command::new("nsenter");
+        curl.arg(format!("--net={}", self.path)).args(["curl", "--silent", address]);
+        Ok(String::from_utf8(curl.output()?.stdout)?)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
 }

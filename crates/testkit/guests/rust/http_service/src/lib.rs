@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use wasip2::cli::environment;
 use wasip2::clocks::monotonic_clock;
 use wasip2::exports::http::incoming_handler::Guest;
-use wasip2::http::types::{Fields, IncomingRequest, Method, ResponseOutparam, Scheme};
+use wasip2::http::types::{ErrorCode, Fields, IncomingRequest, Method, ResponseOutparam, Scheme};
 
 wasip2::http::proxy::export!(Service);
 
@@ -55,6 +55,11 @@ fn route(request: IncomingRequest, out: ResponseOutparam, calls: u64) -> Result<
         // The host is told success or failure: WASI 0.2 has no stable call that takes a code.
         "/exit" => std::process::exit(query.number("code") as i32),
         "/nothing" => Ok(()),
+        "/error" => {
+            ResponseOutparam::set(out, Err(ErrorCode::InternalError(Some("told by the guest".to_owned()))));
+            Ok(())
+        }
+        "/break-off" => break_off(request, out),
         "/grow" => grow(out, query.number("mib")),
         "/count" => say(out, 200, &format!("{calls}\n")),
         "/stdout" => {
@@ -138,6 +143,18 @@ fn drip(out: ResponseOutparam, count: u64, ms: u64) -> Result<(), Failure> {
             body.flush()?;
         }
         Ok(())
+    })
+}
+
+/// Begins an answer, and traps at the end of the request.
+fn break_off(request: IncomingRequest, out: ResponseOutparam) -> Result<(), Failure> {
+    stream(out, 200, |body| {
+        body.write_all(b"begun\n")?;
+        body.flush()?;
+        let rest = request.consume().map_err(|()| Failure::NoBody)?;
+        let mut rest = rest.stream().map_err(|()| Failure::NoBody)?;
+        std::io::copy(&mut rest, &mut std::io::sink())?;
+        core::arch::wasm32::unreachable()
     })
 }
 
