@@ -4,7 +4,7 @@
 //! A guest is named by its file. `p1_` guests are core modules of WASI preview 1; [`component`] gives the same program
 //! as a `wasi:cli` component, through the adapter that belongs to the wasmtime in use. Guests that are components from the
 //! start are in folders named after their languages, [`rust`], [`python()`] and [`javascript()`]: `http_` ones of
-//! `wasi:http/proxy` 0.2, `async_` ones of WASI 0.3.
+//! `wasi:http/proxy` 0.2, `cli_` ones of `wasi:cli/command` 0.2, `async_` ones of WASI 0.3.
 
 mod generate;
 mod javascript;
@@ -216,8 +216,12 @@ mod tests {
         for service in services {
             let wasm = service.component().unwrap();
             assert_eq!(wasm[..8], *b"\0asm\x0d\0\x01\0", "{service:?}");
-            let exports: [&[u8]; 3] =
-                [b"wasi:http/incoming-handler@0.2.12", b"wasi:http/handler@0.3.0", b"wasi:cli/run@0.3.0"];
+            let exports: [&[u8]; 4] = [
+                b"wasi:http/incoming-handler@0.2.12",
+                b"wasi:http/handler@0.3.0",
+                b"wasi:cli/run@0.2.",
+                b"wasi:cli/run@0.3.0",
+            ];
             let has = |export: &[u8]| wasm.windows(export.len()).any(|part| part == export);
             assert!(exports.into_iter().any(has), "{service:?}");
         }

@@ -27,6 +27,7 @@ mod refusals;
 mod resources;
 mod restarts;
 mod signals;
+mod sockets;
 mod systemd;
 mod upgrade;
 mod users;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         .on(&current, http::CASES)
         .on(&current, connections::CASES)
         .on(&current, network::CASES)
+        .on(&current, sockets::CASES)
         .on(&current, load::CASES)
         .on(&current, signals::CASES)
         .on(&current, lifecycle::CASES)

@@ -25,10 +25,10 @@ pub(crate) const CASES: Cases = cases![
     crate::network::a_low_port_with_the_capability_for_it,
 ];
 
-const ALLOW: &str = "io.containerd.wasm.v1/network.allow";
+pub(crate) const ALLOW: &str = "io.containerd.wasm.v1/network.allow";
 
 /// A server that answers each line with `pong` and the line.
-fn echo() -> Result<SocketAddr> {
+pub(crate) fn echo() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
@@ -44,7 +44,7 @@ fn echo() -> Result<SocketAddr> {
 }
 
 /// With this content at this path of the container.
-fn with_file<'a>(node: &Namespace, draft: Draft<'a>, path: &str, text: &str) -> Result<Draft<'a>> {
+pub(crate) fn with_file<'a>(node: &Namespace, draft: Draft<'a>, path: &str, text: &str) -> Result<Draft<'a>> {
     let source = node.directory("network")?.join(path.replace('/', "-"));
     fs::write(&source, text)?;
     Ok(draft.bind(&source, path, &["bind", "ro"]))
