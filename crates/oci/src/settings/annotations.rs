@@ -49,12 +49,14 @@ pub(crate) fn choose(annotations: &HashMap<String, String>, maxima: &Maxima) -> 
 mod tests {
     use super::*;
     use crate::chain;
-    use plan::RootAccess;
+    use plan::{NetworkAccess, RootAccess};
 
     fn check(annotations: &[(&str, &str)], wanted: Result<Choices, &str>) {
         let map = annotations.iter().map(|(name, value)| (name.replace("W/", PREFIX), (*value).to_owned())).collect();
-        let maxima =
-            Maxima(Choices { memory_bytes: Some(1 << 30), rootfs: Some(RootAccess::ReadOnly), ..Choices::default() });
+        let mut maxima = Maxima::default();
+        for (key, value) in [("limits.memory", "1Gi"), ("rootfs", "ro"), ("network.allow", "tcp:10.0.0.0/8:*")] {
+            maxima.set(key, value).unwrap();
+        }
         let got = choose(&map, &maxima).map_err(|error| chain(&error));
         let wanted = wanted.map_err(|text| text.replace("W/", PREFIX));
         assert_eq!(got, wanted, "{annotations:?}");
@@ -73,6 +75,8 @@ mod tests {
         check(&[app, ("W/limits.memory", "1"), ("W/app_limits.memory", "2")], Ok(memory(2)));
         check(&[app, ("W/limits.memory", "1"), ("W/db_limits.memory", "2")], Ok(memory(1)));
         check(&[("W/app_limits.memory", "2")], Ok(Choices::default()));
+        let none = Choices { network: Some(NetworkAccess::Only(Vec::new())), ..Choices::default() };
+        check(&[("W/network.allow", "none")], Ok(none));
         let wanted = Choices { rootfs: Some(RootAccess::Hidden), invoke: Some("run".to_owned()), ..Choices::default() };
         check(&[app, ("W/rootfs", "none"), ("W/app_invoke", "run")], Ok(wanted));
     }
@@ -80,7 +84,7 @@ mod tests {
     #[test]
     fn mistakes_are_refused_by_name() {
         let known = "known keys are limits.memory, limits.timeout, limits.fuel, rootfs, http.max-concurrency, http.max-connections, \
-                     http.request-timeout, http.reuse, http.drain-delay, invoke, http.listen, network.allow";
+                     http.request-timeout, http.reuse, http.drain-delay, network.allow, invoke, http.listen";
         check(&[("W/memory", "1")], Err(&format!("annotation W/memory: unknown key memory: {known}")));
         check(&[("W/db_memory", "1")], Err(&format!("annotation W/db_memory: unknown key memory: {known}")));
         check(&[("W/", "1")], Err(&format!("annotation W/: unknown key : {known}")));
@@ -111,6 +115,12 @@ mod tests {
             &[("W/limits.memory", "2Gi")],
             Err(
                 "annotation W/limits.memory: limits.memory = 2Gi is above the maximum 1Gi: ask for less, or raise it in [maxima]",
+            ),
+        );
+        check(
+            &[("W/network.allow", "tcp:10.1.0.0/16:80,http:a")],
+            Err(
+                "annotation W/network.allow: rule http:a:* of network.allow is not within the maximum tcp:10.0.0.0/8:*: remove it or ask for less, or widen it in [maxima]",
             ),
         );
         check(

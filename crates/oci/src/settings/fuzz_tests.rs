@@ -12,8 +12,10 @@ fn check_within(choices: &Choices, maxima: &Maxima) {
 
 #[test]
 fn any_annotations_choose_within_the_maxima_or_are_refused_in_one_line() {
-    let maxima =
-        Maxima(Choices { memory_bytes: Some(1 << 30), rootfs: Some(RootAccess::ReadOnly), ..Choices::default() });
+    let mut maxima = Maxima::default();
+    for (key, value) in [("limits.memory", "1Gi"), ("rootfs", "ro"), ("network.allow", "tcp:*:*, udp:10.0.0.0/8:*")] {
+        maxima.set(key, value).unwrap();
+    }
     let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "annotations", Form::Json, 10_000);
     fuzz.run(|text| {
         let read = || serde_json::from_slice::<HashMap<String, String>>(text);

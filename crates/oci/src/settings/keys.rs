@@ -26,10 +26,10 @@ const COUNT_FORM: &str = "a whole number above 0";
 /// The form of an address to listen on.
 pub(super) const ADDRESS_FORM: &str = "an address with a port such as [::]:8080, 0.0.0.0:80 or 127.0.0.1:8080";
 /// The keys that have an order, and thus may have a maximum.
-const ORDERED: [&str; 9] =
-    [MEMORY, TIMEOUT, FUEL, ROOTFS, CONCURRENCY, CONNECTIONS, REQUEST_TIMEOUT, REUSE, DRAIN_DELAY];
+const ORDERED: [&str; 10] =
+    [MEMORY, TIMEOUT, FUEL, ROOTFS, CONCURRENCY, CONNECTIONS, REQUEST_TIMEOUT, REUSE, DRAIN_DELAY, NETWORK];
 /// The others.
-const UNORDERED: [&str; 3] = [INVOKE, LISTEN, NETWORK];
+const UNORDERED: [&str; 2] = [INVOKE, LISTEN];
 /// Keys that are designed and refused until they are built.
 const NOT_BUILT: [&str; 4] = ["deterministic", "config.from", "keyvalue", "coredump"];
 
@@ -62,6 +62,16 @@ pub enum KeyError {
         key: &'static str,
         /// What was asked for.
         asked: String,
+        /// What the operator allows.
+        maximum: String,
+    },
+    /// A rule of a list that no rule of the operator's list covers.
+    #[error(
+        "rule {rule} of network.allow is not within the maximum {maximum}: remove it or ask for less, or widen it in [maxima]"
+    )]
+    BeyondMaximum {
+        /// The rule.
+        rule: String,
         /// What the operator allows.
         maximum: String,
     },
@@ -146,7 +156,13 @@ impl Choices {
         bound(CONNECTIONS, self.max_connections, most.max_connections)?;
         bound(REQUEST_TIMEOUT, self.request_timeout.map(Time), most.request_timeout.map(Time))?;
         bound(REUSE, self.reuse, most.reuse)?;
-        bound(DRAIN_DELAY, self.drain_delay.map(Time), most.drain_delay.map(Time))
+        bound(DRAIN_DELAY, self.drain_delay.map(Time), most.drain_delay.map(Time))?;
+        match (&self.network, &most.network) {
+            (Some(asked), Some(most)) => asked
+                .beyond(most)
+                .map_or(Ok(()), |rule| Err(KeyError::BeyondMaximum { rule, maximum: most.to_string() })),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -80,7 +80,7 @@ pub(crate) fn load(
         memory_bytes: chosen.memory_bytes.or(maxima.memory_bytes),
         timeout: chosen.timeout.or(maxima.timeout),
         fuel: chosen.fuel.or(maxima.fuel),
-        network: chosen.network.unwrap_or_default(),
+        network: chosen.network.or(maxima.network).unwrap_or_default(),
         http,
         rootfs_asked,
         rootfs_bound,

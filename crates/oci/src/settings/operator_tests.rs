@@ -40,11 +40,11 @@ fn bad_file_is_refused_by_name() {
         ("cache = 1", "cache is not a table: write [cache]"),
         (
             "[defaults]\nmemory = 1",
-            "[defaults]: unknown key memory: known keys are limits.memory, limits.timeout, limits.fuel, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay, invoke, http.listen, network.allow",
+            "[defaults]: unknown key memory: known keys are limits.memory, limits.timeout, limits.fuel, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay, network.allow, invoke, http.listen",
         ),
         (
             "[defaults]\ncoredump = 1",
-            "[defaults]: coredump is not built yet: remove it; built keys are limits.memory, limits.timeout, limits.fuel, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay, invoke, http.listen, network.allow",
+            "[defaults]: coredump is not built yet: remove it; built keys are limits.memory, limits.timeout, limits.fuel, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay, network.allow, invoke, http.listen",
         ),
         (
             "[defaults]\nlimits.memory = true",
@@ -52,11 +52,15 @@ fn bad_file_is_refused_by_name() {
         ),
         (
             "[maxima]\ninvoke = 'f'",
-            "[maxima]: invoke cannot have a maximum: only limits.memory, limits.timeout, limits.fuel, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay can",
+            "[maxima]: invoke cannot have a maximum: only limits.memory, limits.timeout, limits.fuel, rootfs, http.max-concurrency, http.max-connections, http.request-timeout, http.reuse, http.drain-delay, network.allow can",
         ),
         (
             "[defaults]\nrootfs = 'rw'\n[maxima]\nrootfs = 'none'",
             "[defaults]: rootfs = rw is above the maximum none: ask for less, or raise it in [maxima]",
+        ),
+        (
+            "[defaults]\nnetwork.allow = 'tcp:a:1, udp:b:2'\n[maxima]\nnetwork.allow = ['tcp:a:*', 'udp:10.0.0.0/8:2']",
+            "[defaults]: rule udp:b:2 of network.allow is not within the maximum tcp:a:*,udp:10.0.0.0/8:2: remove it or ask for less, or widen it in [maxima]",
         ),
         (
             "[cache]\npath = '/x'",

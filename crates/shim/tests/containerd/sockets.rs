@@ -2,6 +2,7 @@
 //! has the services.
 
 use crate::Cases;
+use crate::cache::own_cache;
 use crate::network::{ALLOW, echo, with_file};
 use crate::web::free_port;
 use anyhow::{Result, ensure};
@@ -16,6 +17,7 @@ pub(crate) const CASES: Cases = cases![
     crate::sockets::a_command_reaches_out,
     crate::sockets::a_command_listens,
     crate::sockets::a_command_is_held_to_the_rules,
+    crate::sockets::an_operator_s_rules_hold_for_annotations,
 ];
 
 fn image(node: &Namespace) -> Result<Image> {
@@ -123,4 +125,19 @@ fn a_command_is_held_to_the_rules(node: &Namespace) -> Result<()> {
     let address = format!("127.0.0.1:{}", free_port()?);
     check_refused(run(&["listen", &address], "tcp:*:*,udp:*:*"), &format!("TcpBind {address}"))?;
     check_refused(run(&["receive", &address], "tcp:*:*,udp:*:*"), &format!("UdpBind {address}"))
+}
+
+fn an_operator_s_rules_hold_for_annotations(node: &Namespace) -> Result<()> {
+    let (image, server, other) = (image(node)?, echo()?, echo()?);
+    let maximum = format!("tcp:127.0.0.0/8:{}", server.port());
+    let (file, _) = own_cache(node, &format!("[maxima]\n\"network.allow\" = \"{maximum}\"\n"))?;
+    let run = |address: &SocketAddr| draft(node, &image, &["tcp", &address.to_string()]).operator_file(&file);
+    // Where nobody asks, the maximum holds.
+    check(run(&server), "pong ping\n")?;
+    check_refused(run(&other), &format!("TcpConnect {other}"))?;
+    check(run(&server).annotation(ALLOW, &format!("tcp:{server}")), "pong ping\n")?;
+    check_refused(run(&server).annotation(ALLOW, "none"), &format!("TcpConnect {server}"))?;
+    let rules = format!("tcp:{server},tcp:{other}");
+    let told = format!("rule tcp:{other} of network.allow is not within the maximum {maximum}");
+    run(&server).annotation(ALLOW, &rules).refused(&["annotation io.containerd.wasm.v1/network.allow", &told])
 }
