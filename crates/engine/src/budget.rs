@@ -3,8 +3,8 @@
 //! Invariant: what is counted for an instance never falls while it lives, so no sequence of failed growths gains a guest
 //! anything.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use wasmtime::ResourceLimiterAsync;
@@ -20,10 +20,17 @@ pub(crate) struct Memory(Arc<Shares>);
 struct Shares {
     /// What may be used at this moment, bytes; `None` if nothing bounds it. A question to the kernel.
     limit: Box<dyn Fn() -> Option<u64> + Send + Sync>,
-    /// Its last answer.
-    known: Mutex<Option<(Instant, Option<u64>)>>,
+    /// Its last answer, bytes; `UNBOUNDED` for none.
+    known: AtomicU64,
+    /// When that was, in nanoseconds since `begun`; written after the answer and read before it, so that no answer is
+    /// taken for a later one.
+    asked: AtomicU64,
+    begun: Instant,
     used_bytes: AtomicU64,
 }
+
+/// No memory is above it.
+const UNBOUNDED: u64 = u64::MAX;
 
 /// How long an answer about the limit is good for. A service that makes an instance for each request would ask the kernel
 /// thousands of times in a second.
@@ -32,22 +39,26 @@ const FRESH: Duration = Duration::from_millis(5);
 impl Memory {
     /// Memory whose limit is asked for at each growth.
     pub(crate) fn new(limit: impl Fn() -> Option<u64> + Send + Sync + 'static) -> Memory {
-        let (known, used_bytes) = (Mutex::default(), AtomicU64::new(0));
-        Memory(Arc::new(Shares { limit: Box::new(limit), known, used_bytes }))
+        let known = AtomicU64::new(limit().unwrap_or(UNBOUNDED));
+        let (asked, used_bytes, begun) = (AtomicU64::new(0), AtomicU64::new(0), Instant::now());
+        Memory(Arc::new(Shares { limit: Box::new(limit), known, asked, begun, used_bytes }))
     }
 }
 
 impl Shares {
     /// The limit, if `used` is above it.
     fn met_by(&self, used: u64) -> Option<u64> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = known.filter(|(asked, limit)| asked.elapsed() < FRESH && limit.is_none_or(|limit| used <= limit));
+        let now = self.begun.elapsed();
+        let asked = Duration::from_nanos(self.asked.load(Ordering::Acquire));
+        let mut limit = self.known.load(Ordering::Relaxed);
         // A refusal is always by the limit of this moment.
-        let (_, limit) = *match fresh {
-            Some(fresh) => known.insert(fresh),
-            None => known.insert((Instant::now(), (self.limit)())),
-        };
-        limit.filter(|limit| used > *limit)
+        if now.saturating_sub(asked) >= FRESH || used > limit {
+            limit = (self.limit)().unwrap_or(UNBOUNDED);
+            self.known.store(limit, Ordering::Relaxed);
+            // Of 64 bits, for 584 years.
+            self.asked.store(now.as_nanos() as u64, Ordering::Release);
+        }
+        (used > limit).then_some(limit)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Instances of the guest, one for each request, or for several one after the other.
 
+use super::idle::Idle;
 use crate::budget::{Budget, Memory, Refusal};
 use crate::grant::{Grant, State};
 use crate::run::refuel;
@@ -7,7 +8,8 @@ use crate::ticker::Ticker;
 use plan::{Failure, Http, RunPlan};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use tokio::time::{Instant, sleep_until};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
 
@@ -23,7 +25,7 @@ pub(crate) struct Instances {
     reuse: NonZeroU32,
     fuel: Option<u64>,
     /// Those that wait for their next request.
-    idle: Mutex<Vec<Instance>>,
+    idle: Mutex<Idle<Instance>>,
 }
 
 /// What instances are made from.
@@ -64,7 +66,7 @@ impl Instances {
     /// One that waits, or a fresh one.
     pub(super) async fn take(&self) -> Result<Instance, Broken> {
         let broken = |error| Broken { error, refused_bytes: None };
-        if let Some(mut waiting) = self.idle().pop() {
+        if let Some(mut waiting) = self.idle().take() {
             refuel(&mut waiting.store, self.fuel).map_err(broken)?;
             return Ok(waiting);
         }
@@ -89,7 +91,7 @@ impl Instances {
     }
 
     /// Takes one back that has answered a request well.
-    pub(super) fn give_back(&self, mut instance: Instance) {
+    pub(super) fn give_back(self: &Arc<Self>, mut instance: Instance) {
         if let Some(limit_bytes) = instance.refusal.limit_bytes()
             && !self.told.swap(true, Ordering::Relaxed)
         {
@@ -100,7 +102,10 @@ impl Instances {
         if instance.refusal.limit_bytes().is_some() {
             self.idle().clear();
         } else if instance.answered < self.reuse.get() {
-            self.idle().push(instance);
+            let look = self.idle().keep(Instant::now(), instance);
+            if let Some(look) = look {
+                tokio::spawn(sweep(Arc::downgrade(self), look));
+            }
         }
     }
 
@@ -109,7 +114,20 @@ impl Instances {
         self.grant.log(text);
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Instance>> {
+    fn idle(&self) -> MutexGuard<'_, Idle<Instance>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives up instances that wait for too long. Ends when none wait, so that nothing wakes up in an idle service.
+async fn sweep(instances: Weak<Instances>, first: Instant) {
+    let mut next = Some(first);
+    while let Some(moment) = next {
+        sleep_until(moment).await;
+        let Some(instances) = instances.upgrade() else { return };
+        let outdated = instances.idle().outdated(Instant::now());
+        next = outdated.next;
+        // After the lock.
+        drop(outdated.instances);
     }
 }

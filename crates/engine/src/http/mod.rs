@@ -4,6 +4,7 @@
 mod ask;
 mod connection;
 mod exchange;
+mod idle;
 mod instance;
 mod listen;
 mod timed;
