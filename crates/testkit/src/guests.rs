@@ -3,8 +3,9 @@
 //!
 //! A guest is named by its file. `p1_` guests are core modules of WASI preview 1; [`component`] gives the same program
 //! as a `wasi:cli` component, through the adapter that belongs to the wasmtime in use. Guests that are components from the
-//! start are in folders named after their languages, [`rust`], [`python()`] and [`javascript()`]: `http_` ones of
-//! `wasi:http/proxy` 0.2, `cli_` ones of `wasi:cli/command` 0.2, `async_` ones of WASI 0.3.
+//! start are in folders named after their languages, [`rust`] and [`javascript()`]: `http_` ones of `wasi:http/proxy` 0.2,
+//! `cli_` ones of `wasi:cli/command` 0.2, `async_` ones of WASI 0.3. Users' own samples, in `images/`, are guests too:
+//! [`sample`].
 
 mod generate;
 mod javascript;
@@ -31,6 +32,9 @@ const NO_COMPONENT: [&str; 5] =
 /// What follows the magic number of a component.
 const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
 
+/// The samples that are components from the start.
+const SAMPLES: [&str; 2] = ["http-python", "http-rust"];
+
 /// Where the sources are.
 pub fn folder() -> PathBuf {
     checkout::of_crate("testkit").join("guests")
@@ -45,13 +49,13 @@ pub fn all() -> Result<Vec<String>> {
     names(&folder(), Path::is_file)
 }
 
-/// Every service by its name, sorted by language.
+/// Every guest that is a component from the start.
 pub fn services() -> Result<Vec<Service>> {
-    let script = |extension: &'static str| move |path: &Path| path.extension().is_some_and(|found| found == extension);
+    let script = |path: &Path| path.extension().is_some_and(|found| found == "js");
     let rust = names(&rust_folder(), Path::is_dir)?.into_iter().map(Service::Rust);
-    let python = names(&folder().join("python"), script("py"))?.into_iter().map(Service::Python);
-    let javascript = names(&folder().join("javascript"), script("js"))?.into_iter().map(Service::Javascript);
-    Ok(rust.chain(python).chain(javascript).collect())
+    let javascript = names(&folder().join("javascript"), script)?.into_iter().map(Service::Javascript);
+    let samples = SAMPLES.map(|name| Service::Sample(name.to_owned()));
+    Ok(rust.chain(javascript).chain(samples).collect())
 }
 
 fn names(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<String>> {
@@ -72,15 +76,15 @@ pub enum Service {
     /// A crate, by its folder.
     Rust(String),
     /// A file.
-    Python(String),
-    /// A file.
     Javascript(String),
+    /// A folder of `images/`.
+    Sample(String),
 }
 
 impl Service {
     /// What tests name it by.
     pub fn name(&self) -> &str {
-        let (Service::Rust(name) | Service::Python(name) | Service::Javascript(name)) = self;
+        let (Service::Rust(name) | Service::Javascript(name) | Service::Sample(name)) = self;
         name
     }
 
@@ -88,8 +92,8 @@ impl Service {
     pub fn component(&self) -> Result<Vec<u8>> {
         match self {
             Service::Rust(name) => rust(name),
-            Service::Python(file) => python(file),
             Service::Javascript(file) => javascript(file),
+            Service::Sample(name) => sample(name),
         }
     }
 }
@@ -152,21 +156,29 @@ pub fn rust(name: &str) -> Result<Vec<u8>> {
     if let Some(wasm) = built(&format!("{name}.component.wasm"))? {
         return Ok(wasm);
     }
-    let wasm = rust::build(name, &rust_folder().join(name))?;
+    crate_in(name, &rust_folder().join(name))
+}
+
+/// The sample `images/NAME` as a component, from its only source: Rust, or Python (18 MB large).
+pub fn sample(name: &str) -> Result<Vec<u8>> {
+    if let Some(wasm) = built(&format!("{name}.component.wasm"))? {
+        return Ok(wasm);
+    }
+    let folder = checkout::root().join("images").join(name);
+    let python = folder.join("app.py");
+    if !python.exists() {
+        return crate_in(&name.replace('-', "_"), &folder);
+    }
+    let source = fs::read_to_string(&python).with_context(|| format!("read sample {}", python.display()))?;
+    python_component(&source, World::Proxy).with_context(|| format!("sample {name}"))
+}
+
+fn crate_in(name: &str, folder: &Path) -> Result<Vec<u8>> {
+    let wasm = rust::build(name, folder)?;
     if wasm.get(4..8) == Some(&COMPONENT) {
         return Ok(wasm);
     }
     as_component(&wasm, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER).with_context(|| format!("guest {name} as component"))
-}
-
-/// The service `python/FILE` as a component, 18 MB large.
-pub fn python(file: &str) -> Result<Vec<u8>> {
-    if let Some(wasm) = built(&format!("{file}.component.wasm"))? {
-        return Ok(wasm);
-    }
-    let path = folder().join("python").join(file);
-    let source = fs::read_to_string(&path).with_context(|| format!("read guest {}", path.display()))?;
-    python_component(&source, World::Proxy).with_context(|| format!("guest {file}"))
 }
 
 /// The service `javascript/FILE` as a component, 13 MB large.

@@ -28,6 +28,7 @@ pub(crate) const CASES: Cases = cases![
     crate::http::addresses_that_cannot_be_had_are_refused,
     crate::http::a_service_ends_by_signal,
     crate::http::components_of_other_languages_answer,
+    crate::http::the_samples_answer,
 ];
 
 fn service(node: &Namespace) -> Result<Service> {
@@ -273,13 +274,24 @@ fn a_service_ends_by_signal(node: &Namespace) -> Result<()> {
 }
 
 fn components_of_other_languages_answer(node: &Namespace) -> Result<()> {
-    let python = guests::python("http_hello.py")?;
-    let javascript = guests::javascript("http_hello.js")?;
-    for (wasm, says) in [(python, "hello from python\n"), (javascript, "hello from javascript\n")] {
-        let service = Service::start_listening(Service::draft_of(node, &wasm)?)?;
-        for _ in 0..2 {
-            let reply = service.get("/")?;
-            ensure!((reply.status, reply.text.as_str()) == (200, says), "{reply:?}");
+    let service = Service::start_listening(Service::draft_of(node, &guests::javascript("http_hello.js")?)?)?;
+    for _ in 0..2 {
+        let reply = service.get("/")?;
+        ensure!((reply.status, reply.text.as_str()) == (200, "hello from javascript\n"), "{reply:?}");
+    }
+    service.finish(15, 0)
+}
+
+fn the_samples_answer(node: &Namespace) -> Result<()> {
+    for (name, says) in [("http-python", "hello from python: "), ("http-rust", "hello from rust: ")] {
+        let service = Service::start_listening(Service::draft_of(node, &guests::sample(name)?)?)?;
+        for path in ["/", "/a/path?with=a&query"] {
+            let reply = service.get(path)?;
+            ensure!((reply.status, reply.text) == (200, format!("{says}{path}\n")), "{name}: {path}");
+        }
+        if name == "http-rust" {
+            let reply = service.post("/echo", b"some text")?;
+            ensure!((reply.status, reply.text.as_str()) == (200, "some text"), "{reply:?}");
         }
         service.finish(15, 0)?;
     }

@@ -1,4 +1,4 @@
-//! Builds guests in Rust: crates of their own in `guests/rust`, with the target of the machine's toolchain if it has it,
+//! Builds guests in Rust: crates of their own in `guests/rust` and `images`, with the target of the machine's toolchain if it has it,
 //! else in the folder that `test/wasm-rust.sh` makes. It must not know what the guests do.
 
 use super::toolchain::run;
