@@ -103,7 +103,7 @@ fn in_turns(servers: &[Server]) -> Result<Vec<Row>> {
 /// A component of 18 MB with a language in it, from a file of the image: from create to the first answer, compiled before;
 /// and what its process has by then.
 pub(crate) fn python(bed: &Bed) -> Result<Vec<Row>> {
-    let image = Image::with_file("bench.local/http-python:1", &guests::python("http_hello.py")?);
+    let image = Image::with_file("bench.local/http-python:1", &guests::sample("http-python")?);
     let program = bed.program(&image, &["/app.wasm"], "")?;
     let ours = Runtime::wasm(&bed.containerd.operator_file());
     let peer = Runtime::named("io.containerd.peer.v1");
