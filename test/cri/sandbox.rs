@@ -61,7 +61,11 @@ fn containers_share_the_pod_s_network_and_shim(node: &Namespace) -> Result<()> {
 fn the_pause_container_is_the_shim_s_own(node: &Namespace) -> Result<()> {
     let image = service(node)?;
     let cri = Cri::new(node, &[&image])?;
-    let pod = cri.pod(|config| config["hostname"] = json!("of-the-pod"))?;
+    let pod = cri.pod(|config| {
+        config["hostname"] = json!("of-the-pod");
+        // For the containers, which may need a capability for it.
+        config["annotations"] = json!({ "io.containerd.wasm.v1/http.listen": "[::]:80" });
+    })?;
     let pid = pod.pid()?;
     let program = fs::read_link(format!("/proc/{pid}/exe"))?;
     ensure!(program == node.containerd().shim(), "{}", program.display());

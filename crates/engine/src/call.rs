@@ -4,7 +4,8 @@
 use crate::compile::one_line;
 use crate::end::Outcome;
 use crate::grant::State;
-use plan::RunPlan;
+use plan::{Calls, RunPlan};
+use std::future::poll_fn;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::wasm_wave::untyped::UntypedFuncCall;
 use wasmtime::component::wasm_wave::wasm::{WasmType, WasmTypeKind, WasmValue};
@@ -29,6 +30,7 @@ struct ModuleCall {
 /// The call of a component.
 pub(crate) struct ComponentCall {
     function: ComponentExportIndex,
+    calls: Calls,
     arguments: Vec<component::Val>,
     results: usize,
 }
@@ -141,7 +143,7 @@ impl ModuleCalls {
 
 impl ComponentCall {
     /// The export that the plan asks for: `function`, `interface#function`, or a function that one interface alone has.
-    pub(crate) fn find(plan: &RunPlan, component: &Component, text: &str) -> Result<Self, String> {
+    pub(crate) fn find(plan: &RunPlan, component: &Component, calls: Calls, text: &str) -> Result<Self, String> {
         let wanted = Wanted::of(plan, text);
         let name = wanted.name;
         let exports = functions(component);
@@ -171,7 +173,7 @@ impl ComponentCall {
         let ComponentItem::ComponentFunc(ty) = item else { return Err(missing()) };
         let arguments = wanted.arguments(&ty.params().map(|(_, ty)| ty).collect::<Vec<_>>())?;
         let results = wanted.results(&ty.results().collect::<Vec<_>>())?;
-        Ok(ComponentCall { function, arguments, results })
+        Ok(ComponentCall { function, calls, arguments, results })
     }
 
     /// Calls it, and gives the text of its result.
@@ -184,7 +186,18 @@ impl ComponentCall {
             return Err(wasmtime::Error::msg("the export is gone"));
         };
         let mut values = vec![component::Val::Bool(false); self.results];
-        function.call_async(&mut *store, &self.arguments, &mut values).await?;
+        match self.calls {
+            Calls::Synchronous => function.call_async(&mut *store, &self.arguments, &mut values).await?,
+            Calls::Asynchronous => {
+                let run = store.run_concurrent(async |accessor| {
+                    function.call_concurrent(accessor, &self.arguments, &mut values).await?;
+                    // It may have tasks that outlive its return.
+                    poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
+                    Ok::<_, wasmtime::Error>(())
+                });
+                run.await??;
+            }
+        }
         let failed = values.iter().any(|value| matches!(value, component::Val::Result(Err(_))));
         Ok((lines(&values)?, if failed { Outcome::ReturnedError } else { Outcome::Returned }))
     }

@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use wasmparser::{
-    ComponentDefinedType, ComponentType, ComponentTypeDeclaration, InstanceTypeDeclaration, Parser, Payload,
+    CanonicalFunction, CanonicalOption, ComponentDefinedType, ComponentType, ComponentTypeDeclaration,
+    InstanceTypeDeclaration, Parser, Payload,
 };
 use wasmtime::Engine;
 
@@ -115,6 +116,17 @@ fn calls(component: &[u8]) -> Calls {
         Payload::ComponentExportSection(exports) => {
             exports.clone().into_iter().flatten().any(|export| is_of_wasi_0_3(export.name.name))
         }
+        Payload::ComponentCanonicalSection(functions) => functions.clone().into_iter().flatten().any(|function| {
+            let options = match &function {
+                CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => options,
+                CanonicalFunction::ResourceNew { .. }
+                | CanonicalFunction::ResourceDrop { .. }
+                | CanonicalFunction::ResourceRep { .. } => return false,
+                // Of tasks, streams, futures and what else there is beside calls that wait.
+                _ => return true,
+            };
+            options.contains(&CanonicalOption::Async)
+        }),
         Payload::ComponentTypeSection(types) => types.clone().into_iter().flatten().any(|ty| is_asynchronous(&ty)),
         _ => false,
     };

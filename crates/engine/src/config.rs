@@ -12,7 +12,7 @@ const MEMORY_RESERVATION: u64 = 4 << 30;
 const MEMORY_GUARD: u64 = 32 << 20;
 /// Core instances of one component: its modules, adapters and the glue between them.
 const CORE_INSTANCES: u32 = 64;
-/// Stacks of one guest whose calls overlap; one that needs more gets an error.
+/// Stacks for each guest whose calls overlap, on average: they are one pool.
 const STACKS: u32 = 8;
 /// Room for tables that grow, elements.
 const MIN_TABLE_ELEMENTS: usize = 20_000;

@@ -10,6 +10,7 @@ use plan::{Failure, Invocation, Mount, RootAccess, RunPlan};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use wasmtime::{Engine, Store};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -52,7 +53,6 @@ impl Grant {
         builder.stdout(self.outputs[0].clone()).stderr(self.outputs[1].clone());
         self.outgoing.network().grant(&mut builder);
         let mut state = State::new(builder.build_p1(), self.outgoing.clone(), budget);
-        state.ctx().table.set_max_capacity(MOST_HANDLES);
         state.ctx().ctx.filesystem().clone_from(&self.filesystem);
         state
     }
@@ -90,8 +90,21 @@ impl WasiHttpView for State {
     }
 }
 
-/// Handles that one instance may hold of the host's things: each is memory that its limit does not see.
+/// Handles that one instance may hold of the host's things, of each kind: each is memory that its limit does not see.
 const MOST_HANDLES: usize = 10_000;
+
+/// The place of an instance, in which the host's things for it are bounded as its memory is.
+pub(crate) fn store(engine: &Engine, state: State) -> Store<State> {
+    let mut store = Store::new(engine, state);
+    store.limiter_async(|state| &mut state.budget);
+    store.data_mut().ctx().table.set_max_capacity(MOST_HANDLES);
+    store.set_max_component_handles(MOST_HANDLES);
+    // Tasks, streams and futures.
+    if let Some(table) = store.concurrent_resource_table() {
+        table.set_max_capacity(MOST_HANDLES);
+    }
+    store
+}
 
 /// Whether the guest's world has a notion of a working directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

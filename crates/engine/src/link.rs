@@ -111,7 +111,8 @@ impl Host {
             Code::Component(component) => component,
         };
         if let Some(export) = plan.program.export() {
-            let call = ComponentCall::find(plan, &component, export).map_err(|reason| message(plan, &reason))?;
+            let call = ComponentCall::find(plan, &component, self.variant.calls, export)
+                .map_err(|reason| message(plan, &reason))?;
             let pre = self.link(plan, &component)?;
             return Ok(Loaded { engine, program: Program::Once(Once::Function { pre, call }) });
         }
@@ -144,7 +145,8 @@ impl Host {
             message(
                 plan,
                 &format!(
-                    "{}, which this runtime does not provide (provided: wasi:cli 0.2 and 0.3, wasi:http 0.2 and 0.3)",
+                    "{}, which this runtime does not provide (provided: wasi:cli, wasi:clocks, \
+                     wasi:filesystem, wasi:http, wasi:random and wasi:sockets 0.2 and 0.3, wasi:io 0.2)",
                     missing_import(&error)
                 ),
             )

@@ -95,7 +95,7 @@ impl Loaded {
             outgoing.network().grant(&mut builder);
             let refusal = Refusal::default();
             let budget = Budget::new(memory.clone(), refusal.clone());
-            let mut store = Store::new(&engine, State::new(builder.build_p1(), outgoing, budget));
+            let mut store = grant::store(&engine, State::new(builder.build_p1(), outgoing, budget));
             refuel(&mut store, plan.limits.fuel).map_err(|error| Failure::Message(error.to_string()))?;
             Ok(Work::Once { store, program, refusal })
         };
@@ -174,7 +174,6 @@ async fn run_once(
     timeout: Option<Duration>,
     tell: &mut Refusals<'_>,
 ) -> ExitStatus {
-    store.limiter_async(|state| &mut state.budget);
     let limit = match timeout.map(|limit| Limit::from_now(limit, store.engine())).transpose() {
         Ok(limit) => limit,
         Err(error) => return ExitStatus::Trap { reason: format!("no thread for limits.timeout: {error}") },

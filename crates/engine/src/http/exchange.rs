@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, RETRY_AFTER};
+use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use plan::Http;
 use std::convert::Infallible;
@@ -81,18 +82,16 @@ impl Exchanges {
     }
 
     async fn ask(&self, mut request: Request<Incoming>, place: OwnedSemaphorePermit) -> Response<Answer> {
+        // Kept until the guest has ended and the client has its answer, which may not come from the guest at the end.
+        let place = Arc::new(place);
         let method = request.method().clone();
         let name = Name { method: method.clone(), uri: request.uri().clone() };
         let mut enough = pin!(sleep(self.patience));
-        if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
-            if request.version() > Version::HTTP_10 {
-                return plain(StatusCode::BAD_REQUEST, "the request has no host\n");
-            }
-            // Which knows of none, and health checks speak it still.
-            request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+        if let Err(reason) = addressed(&mut request) {
+            return plain(StatusCode::BAD_REQUEST, reason);
         }
         let (tell, head) = oneshot::channel();
-        let mut guest = self.instances.ticker.during(run(self.instances.clone(), request, tell, place));
+        let mut guest = self.instances.ticker.during(run(self.instances.clone(), request, tell, place.clone()));
         let mut head = head;
         let waited = tokio::select! {
             biased;
@@ -128,7 +127,9 @@ impl Exchanges {
                     left,
                     patience: self.patience,
                     timer: None,
+                    waits: false,
                     turn: None,
+                    _place: Some(place),
                 })
             }
             (Some(Err(code)), _) => {
@@ -188,11 +189,33 @@ enum Waited {
     Enough,
 }
 
+/// Refuses what is no request to a server, before a guest is taken for it.
+fn addressed(request: &mut Request<Incoming>) -> Result<(), &'static str> {
+    if *request.method() == Method::CONNECT {
+        return Err("CONNECT is for proxies\n");
+    }
+    if request.uri().authority().is_some() {
+        return Ok(());
+    }
+    match request.headers().get(HOST) {
+        Some(host) => match Authority::try_from(host.as_bytes()) {
+            Ok(_) => Ok(()),
+            Err(_) => Err("the request's host is none\n"),
+        },
+        None if request.version() > Version::HTTP_10 => Err("the request has no host\n"),
+        None => {
+            // HTTP/1.0 knows of none, and health checks speak it still.
+            request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+            Ok(())
+        }
+    }
+}
+
 async fn run(
     instances: Arc<Instances>,
     request: Request<Incoming>,
     tell: oneshot::Sender<Head>,
-    _place: OwnedSemaphorePermit,
+    _place: Arc<OwnedSemaphorePermit>,
 ) -> Ended {
     let mut instance = instances.take().await?;
     match instance.answer(request, tell).await {
@@ -228,7 +251,10 @@ pub(super) struct Answer {
     left: Option<u64>,
     patience: Duration,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whether the timer counts for what is waited for now.
+    waits: bool,
     turn: Option<Turn>,
+    _place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 enum Content {
@@ -238,7 +264,16 @@ enum Content {
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Answer> {
     let body = Content::Ours(Full::new(Bytes::from_static(text.as_bytes())));
-    let answer = Answer { body, guest: None, left: None, patience: Duration::ZERO, timer: None, turn: None };
+    let answer = Answer {
+        body,
+        guest: None,
+        left: None,
+        patience: Duration::ZERO,
+        timer: None,
+        waits: false,
+        turn: None,
+        _place: None,
+    };
     let mut response = Response::new(answer);
     *response.status_mut() = status;
     response
@@ -270,6 +305,11 @@ impl Answer {
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Result<(), BodyError> {
         let patience = self.patience;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
+        if !self.waits {
+            // From now on: the guest rests while the client reads what came before.
+            timer.as_mut().reset(Instant::now() + patience);
+            self.waits = true;
+        }
         let Poll::Ready(()) = timer.as_mut().poll(context) else { return Ok(()) };
         if let Some(Running { name, instances, .. }) = self.guest.take() {
             instances.log(&format!(
@@ -281,10 +321,7 @@ impl Answer {
     }
 
     fn note(&mut self, frame: Option<&Result<Frame<Bytes>, wasmtime_wasi_http::Error>>) {
-        let patience = self.patience;
-        if let Some(timer) = &mut self.timer {
-            timer.as_mut().reset(Instant::now() + patience);
-        }
+        self.waits = false;
         let data = frame.and_then(|frame| frame.as_ref().ok()?.data_ref());
         match (data, &mut self.left) {
             (Some(data), Some(left)) => *left = left.saturating_sub(data.len() as u64),

@@ -52,9 +52,9 @@ impl<T> Idle<T> {
         Outdated { instances, next }
     }
 
-    /// Gives up all of them.
-    pub(super) fn clear(&mut self) {
-        self.waiting.clear();
+    /// Gives up all of them, to be dropped where nobody waits for that.
+    pub(super) fn clear(&mut self) -> Vec<(Instant, T)> {
+        mem::take(&mut self.waiting)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::idle::Idle;
 use crate::budget::{Budget, Memory, Refusal};
-use crate::grant::{Grant, State};
+use crate::grant::{self, Grant, State};
 use crate::run::refuel;
 use crate::ticker::Ticker;
 use plan::{Failure, Http, RunPlan};
@@ -72,8 +72,7 @@ impl Instances {
         }
         let refusal = Refusal::default();
         let budget = Budget::new(self.memory.clone(), refusal.clone());
-        let mut store = Store::new(&self.engine, self.grant.state(budget));
-        store.limiter_async(|state| &mut state.budget);
+        let mut store = grant::store(&self.engine, self.grant.state(budget));
         refuel(&mut store, self.fuel).map_err(broken)?;
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
@@ -83,7 +82,8 @@ impl Instances {
                 let refused_bytes = refusal.limit_bytes();
                 if refused_bytes.is_some() {
                     // What idle ones hold is the next one's.
-                    self.idle().clear();
+                    let given_up = self.idle().clear();
+                    drop(given_up);
                 }
                 Err(Broken { error, refused_bytes })
             }
@@ -100,7 +100,8 @@ impl Instances {
         instance.answered += 1;
         // One that met the limit gives back what it has, and so do those that wait.
         if instance.refusal.limit_bytes().is_some() {
-            self.idle().clear();
+            let given_up = self.idle().clear();
+            drop(given_up);
         } else if instance.answered < self.reuse.get() {
             let look = self.idle().keep(Instant::now(), instance);
             if let Some(look) = look {

@@ -34,7 +34,7 @@ fn unknown_import_of_a_component_is_named() {
     check_load(
         &wasm,
         None,
-        "/app.wasm imports foo:bar/baz@1.0.0, which this runtime does not provide (provided: wasi:cli 0.2 and 0.3, wasi:http 0.2 and 0.3)",
+        "/app.wasm imports foo:bar/baz@1.0.0, which this runtime does not provide (provided: wasi:cli, wasi:clocks, wasi:filesystem, wasi:http, wasi:random and wasi:sockets 0.2 and 0.3, wasi:io 0.2)",
     );
 }
 
@@ -45,7 +45,7 @@ fn function_that_a_known_interface_lacks_is_named() {
         &wasm,
         None,
         "/app.wasm imports wasi:cli/exit@0.2.0 (instance export `f` has the wrong type: function implementation is \
-         missing), which this runtime does not provide (provided: wasi:cli 0.2 and 0.3, wasi:http 0.2 and 0.3)",
+         missing), which this runtime does not provide (provided: wasi:cli, wasi:clocks, wasi:filesystem, wasi:http, wasi:random and wasi:sockets 0.2 and 0.3, wasi:io 0.2)",
     );
 }
 

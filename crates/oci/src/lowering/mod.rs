@@ -75,7 +75,9 @@ pub(crate) struct Parts {
 pub(crate) fn lower(bundle: &Bundle, settings: &Settings, namespace: &str, id: &str) -> Result<Parts, Error> {
     let mut warnings = Vec::new();
     let mut isolation = isolation::lower(bundle, namespace, id, &mut warnings)?;
-    isolation.user.low_ports = listens_low(&settings.http.listen) && isolation::may_have_low_ports(&bundle.process);
+    let serves = bundle.role() == Role::Container;
+    isolation.user.low_ports =
+        serves && listens_low(&settings.http.listen) && isolation::may_have_low_ports(&bundle.process);
     let mounts = match bundle.role() {
         // Nobody looks at the files of a pause container.
         Role::Sandbox => Vec::new(),

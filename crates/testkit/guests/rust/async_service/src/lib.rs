@@ -6,7 +6,7 @@ use wasip3::exports::http::handler::Guest;
 use wasip3::http::client;
 use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme, Trailers};
 use wasip3::sockets::ip_name_lookup;
-use wasip3::wit_bindgen::rt::async_support::{FutureReader, StreamReader};
+use wasip3::wit_bindgen::rt::async_support::{FutureReader, StreamReader, StreamResult};
 use wasip3::{clocks::monotonic_clock, spawn_local, wit_future, wit_stream};
 
 wasip3::http::service::export!(Service);
@@ -24,6 +24,7 @@ impl Guest for Service {
             "/" => Ok(say("hello from async wasm\n")),
             "/headers" => Ok(say(&headers(&request))),
             "/echo" => Ok(echo(request)),
+            "/pass" => Ok(pass(request)),
             "/slow" => {
                 monotonic_clock::wait_for(argument.parse().unwrap_or(0) * 1_000_000).await;
                 Ok(say("slept\n"))
@@ -72,13 +73,41 @@ fn say(text: &str) -> Response {
     Response::new(Fields::new(), Some(stream), no_trailers).0
 }
 
-/// The request's body as it comes, and its trailers.
-fn echo(request: Request) -> Response {
+/// The names of trailers: HTTP/1 sends only those that the head of the message has named.
+fn named_trailers(request: &Request) -> Fields {
     let fields = Fields::new();
-    // HTTP/1 sends only the trailers that the head of the message has named.
     for value in request.get_headers().get("trailer") {
         let _ = fields.append("trailer", &value);
     }
+    fields
+}
+
+/// The request's body by way of the guest's memory, piece by piece, and its trailers.
+fn echo(request: Request) -> Response {
+    let fields = named_trailers(&request);
+    let (_, read) = wit_future::new(|| Ok(()));
+    let (mut from, trailers): Content = Request::consume_body(request, read);
+    let (mut to, stream) = wit_stream::new();
+    let (after, last) = wit_future::new(|| Ok(None));
+    spawn_local(async move {
+        loop {
+            let (status, bytes) = from.read(Vec::with_capacity(16 * 1024)).await;
+            if !bytes.is_empty() && !to.write_all(bytes).await.is_empty() {
+                return;
+            }
+            if let StreamResult::Dropped = status {
+                break;
+            }
+        }
+        drop(to);
+        let _ = after.write(trailers.await).await;
+    });
+    Response::new(fields, Some(stream), last).0
+}
+
+/// The request's body as it is: the guest ends, and the host moves it.
+fn pass(request: Request) -> Response {
+    let fields = named_trailers(&request);
     let (_, read) = wit_future::new(|| Ok(()));
     let (stream, trailers): Content = Request::consume_body(request, read);
     Response::new(fields, Some(stream), trailers).0
