@@ -4,6 +4,7 @@
 use crate::contender::{FLOOR, OURS, PEER};
 use crate::report::Report;
 use crate::statistics::Better;
+use crate::wasmtime::WASMTIME;
 
 /// How much worse a ratio may be than before.
 const TOLERANCE: f64 = 0.15;
@@ -12,7 +13,7 @@ const TOLERANCE: f64 = 0.15;
 pub(crate) fn fallen(before: &Report, now: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     for what in before.subjects() {
-        for other in [PEER, FLOOR] {
+        for other in [PEER, FLOOR, WASMTIME] {
             let (Some(was), Some(is)) = (ratio(before, what, other), ratio(now, what, other)) else { continue };
             let better = before.row(what, OURS).map_or(Better::Lower, |row| row.better);
             let worse = match better {

@@ -35,7 +35,7 @@ const STARTS: usize = 5;
 const STARTS_OF_PEER: usize = 1;
 /// Rounds of memory: one, since all of its containers do the same.
 const ROUNDS: usize = 1;
-const PYTHON_SAYS: &str = "hello from python\n";
+const PYTHON_SAYS: &str = "hello from python: /\n";
 
 /// Requests in a second at 32 in flight, and the 99th percentile of what they take.
 pub(crate) fn hello(bed: &Bed) -> Result<Vec<Row>> {

@@ -61,10 +61,13 @@ pub(crate) fn beside(bed: &Bed) -> Result<Vec<Row>> {
     let over = AtomicBool::new(false);
     let beside = thread::scope(|scope| -> Result<Vec<_>> {
         let restarts = scope.spawn(|| restarting(bed, &ours, &trapping, &over));
+        let asking = Instant::now();
         let asked = (0..TURNS).map(|_| asked()).collect::<Result<Vec<_>>>();
         over.store(true, Ordering::Relaxed);
         let trapped = restarts.join().map_err(|_| anyhow!("the thread that starts those that trap panicked"))??;
         println!("{trapped} starts of those that trap");
+        let due = asking.elapsed().as_secs_f64() / BACK_OFF.as_secs_f64() * TRAPPING as f64;
+        ensure!(f64::from(trapped) > 0.5 * due, "{trapped} starts of those that trap, and {due:.0} were due");
         asked
     })?;
     for neighbour in neighbours {
