@@ -1,6 +1,6 @@
 module cri-tools
 
-go 1.26
+go 1.25.0
 
 tool sigs.k8s.io/cri-tools/cmd/crictl
 
