@@ -16,7 +16,7 @@ use testkit::{Image, Runtime, guests, process};
 const REUSING: &str = "ours+reuse";
 /// As good as without end.
 const REUSES: &str = "1000000";
-/// The peer with a setting of the engine that ours has too, and shims of that library do not.
+/// The peer with a setting of the engine that ours has too, and that is not its default.
 pub(crate) const KEEPING_PEER: &str = "peer+keeping";
 const KEEPING: &str = "PEER_POOL=keeping";
 /// Turns of each contender under load, after one that is not counted.
