@@ -43,6 +43,11 @@ impl Memory {
         let (asked, used_bytes, begun) = (AtomicU64::new(0), AtomicU64::new(0), Instant::now());
         Memory(Arc::new(Shares { limit: Box::new(limit), known, asked, begun, used_bytes }))
     }
+
+    /// The limit, bytes, as it was last asked for.
+    pub(crate) fn limit_bytes(&self) -> Option<u64> {
+        Some(self.0.known.load(Ordering::Relaxed)).filter(|limit| *limit != UNBOUNDED)
+    }
 }
 
 impl Shares {

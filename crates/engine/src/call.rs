@@ -4,8 +4,8 @@
 use crate::compile::one_line;
 use crate::end::Outcome;
 use crate::grant::State;
+use crate::p3::last_task;
 use plan::{Calls, RunPlan};
-use std::future::poll_fn;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::wasm_wave::untyped::UntypedFuncCall;
 use wasmtime::component::wasm_wave::wasm::{WasmType, WasmTypeKind, WasmValue};
@@ -160,7 +160,12 @@ impl ComponentCall {
                 // The component's own goes before those of its interfaces.
                 match found.iter().find(|(interface, _)| interface.is_none()) {
                     Some(own) => own,
-                    None => return Err(format!("exports {name:?} more than once: name one of {}", named(&exports))),
+                    None => {
+                        return Err(format!(
+                            "exports {name:?} more than once: name its interface too ({})",
+                            named(&exports)
+                        ));
+                    }
                 }
             }
         };
@@ -191,8 +196,7 @@ impl ComponentCall {
             Calls::Asynchronous => {
                 let run = store.run_concurrent(async |accessor| {
                     function.call_concurrent(accessor, &self.arguments, &mut values).await?;
-                    // It may have tasks that outlive its return.
-                    poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
+                    last_task(accessor).await;
                     Ok::<_, wasmtime::Error>(())
                 });
                 run.await??;

@@ -5,6 +5,7 @@ use crate::errno;
 use crate::grant::State;
 use crate::network::{LookupError, Network};
 use crate::p2;
+use std::future::poll_fn;
 use wasmtime::Engine;
 use wasmtime::component::{Accessor, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView};
@@ -33,6 +34,11 @@ macro_rules! with_exact_error {
             },
         )?;
     )*};
+}
+
+/// Waits until the guest has nothing more to do: its tasks may outlive the one that returned.
+pub(crate) async fn last_task(accessor: &Accessor<State>) {
+    poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
 }
 
 /// Everything that a component with asynchronous calls may import.

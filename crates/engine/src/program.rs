@@ -3,8 +3,8 @@
 use crate::call::{ComponentCall, ModuleCalls};
 use crate::end::Outcome;
 use crate::grant::State;
+use crate::p3::last_task;
 use crate::stdio::Output;
-use std::future::poll_fn;
 use wasmtime::component;
 use wasmtime::{InstancePre, ResourcesRequired, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -63,8 +63,7 @@ impl Once {
                 let command = pre.instantiate_async(&mut *store).await?;
                 let result = store.run_concurrent(async |accessor| {
                     let result = command.wasi_cli_run().call_run(accessor).await?;
-                    // It may have tasks that outlive the one that returned.
-                    poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
+                    last_task(accessor).await;
                     Ok::<_, wasmtime::Error>(result)
                 });
                 Ok(returned(result.await??))

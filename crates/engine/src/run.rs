@@ -79,10 +79,10 @@ impl Loaded {
             Output::new(stdio.stderr, broken_pipe).map_err(stream)?,
         ];
         let limits = plan.limits.clone();
-        if let Some(limit_bytes) = limits.guest_bytes(cgroup_bytes()) {
+        let memory = Memory::new(move || limits.guest_bytes(cgroup_bytes()));
+        if let Some(limit_bytes) = memory.limit_bytes() {
             fits(plan, &program, limit_bytes)?;
         }
-        let memory = Memory::new(move || limits.guest_bytes(cgroup_bytes()));
         let once = |program: Once| -> Result<Work, Failure> {
             // WASI 0.1 has no working directory, and no names to look up.
             let (cwd, names) = match program.is_module() {

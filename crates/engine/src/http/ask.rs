@@ -2,10 +2,10 @@
 
 use super::instance::Instance;
 use crate::grant::State;
+use crate::p3::last_task;
 use hyper::body::Incoming;
 use hyper::header::HOST;
 use hyper::{Request, Response, Uri};
-use std::future::poll_fn;
 use tokio::sync::oneshot;
 use wasmtime::Store;
 use wasmtime_wasi_http::handler::Proxy;
@@ -54,8 +54,8 @@ async fn answer_asynchronously(
             Err(code) => Err(format!("{code:?}")),
         };
         let _ = tell.send(head);
-        // Its tasks write the body of the answer, and may outlive that.
-        poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
+        // They write the body of the answer.
+        last_task(accessor).await;
         Ok(())
     });
     run.await?
