@@ -17,7 +17,7 @@ mod update;
 mod wasm;
 
 use bundle::Role;
-use plan::{CacheSettings, Invocation, Origin, Program, RunPlan, Source};
+use plan::{CacheSettings, Invocation, Program, RunPlan, Source};
 use std::path::{Path, PathBuf};
 
 pub use bundle::{Error as BundleError, group_of};
@@ -83,7 +83,7 @@ pub struct Request<'a> {
 pub struct Lowered {
     /// The plan.
     pub plan: RunPlan,
-    /// What has to be compiled.
+    /// The wasm, unless the container is a sandbox.
     pub guest: Option<Guest>,
     /// One line each: what the spec has and the container will not, for the log.
     pub warnings: Vec<String>,
@@ -92,8 +92,6 @@ pub struct Lowered {
 /// The wasm of a plan.
 #[derive(Debug)]
 pub struct Guest {
-    /// Where it is.
-    pub origin: Origin,
     /// Its bytes.
     pub wasm: Wasm,
     /// The node's cache of compiled code.
@@ -179,7 +177,7 @@ async fn guest(
     if invocation.args.is_empty() {
         invocation.args.extend(chosen.name);
     }
-    let guest = Guest { origin: chosen.source.origin.clone(), wasm: chosen.wasm, cache };
+    let guest = Guest { wasm: chosen.wasm, cache };
     Ok((chosen.source, guest, invocation))
 }
 

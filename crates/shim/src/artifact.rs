@@ -21,6 +21,7 @@ const KILL: i32 = 9;
 /// The wasm of a plan, and where its code is kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source<'a> {
+    pub(crate) origin: &'a Origin,
     pub(crate) guest: &'a oci::Guest,
     /// What its plan has counted.
     pub(crate) metering: Metering,
@@ -95,7 +96,7 @@ impl Source<'_> {
     }
 
     async fn key(&self, cache: &Cache) -> Result<ArtifactKey, ArtifactError> {
-        let digest = match &self.guest.origin {
+        let digest = match self.origin {
             Origin::Layer { digest, .. } => *digest,
             Origin::File { identity, .. } => match identity.and_then(|identity| cache.known_digest(&identity)) {
                 Some(digest) => digest,
@@ -114,7 +115,7 @@ impl Source<'_> {
     async fn hash(&self) -> Result<Digest, ArtifactError> {
         let wasm = self.guest.wasm.open().await?;
         let hashed = engine::hash(&wasm, self.guest.cache.compile.wasm_bytes).await;
-        hashed.map_err(|source| ArtifactError::Hash { origin: self.guest.origin.to_string(), source })
+        hashed.map_err(|source| ArtifactError::Hash { origin: self.origin.to_string(), source })
     }
 
     /// Compiles unless another shim is quicker: each waits for the lock in a child of its own.
@@ -156,10 +157,10 @@ impl Source<'_> {
             return Err(self.failure(ended));
         }
         let pending =
-            Arc::try_unwrap(pending).map_err(|_| ArtifactError::Silent { origin: self.guest.origin.to_string() })?;
+            Arc::try_unwrap(pending).map_err(|_| ArtifactError::Silent { origin: self.origin.to_string() })?;
         // The lock is held until its last descriptor is closed, which `pending` holds.
         let artifact = cache.commit(pending, calls).await?;
-        tracing::info!(source = %self.guest.origin, key = %key, ?calls, ms = duration.as_millis(), "compiled");
+        tracing::info!(source = %self.origin, key = %key, ?calls, ms = duration.as_millis(), "compiled");
         Ok(Compiled::Here(artifact))
     }
 
@@ -183,11 +184,11 @@ impl Source<'_> {
         channel.orders.go().await?;
         let patience = Duration::from_millis(bounds.time_ms);
         match timeout(patience, channel.reports.next()).await {
-            Err(_) => Err(ArtifactError::Slow { origin: self.guest.origin.to_string(), seconds: patience.as_secs() }),
+            Err(_) => Err(ArtifactError::Slow { origin: self.origin.to_string(), seconds: patience.as_secs() }),
             Ok(report) => match report? {
                 Some(Report::Compiled { wasm, calls }) if wasm == *key.source() => Ok(Some((calls, begun.elapsed()))),
                 // The code of other bytes must not get the name of these.
-                Some(Report::Compiled { .. }) => Err(ArtifactError::Changed { origin: self.guest.origin.to_string() }),
+                Some(Report::Compiled { .. }) => Err(ArtifactError::Changed { origin: self.origin.to_string() }),
                 other => Err(self.unexpected(cache, other, child).await),
             },
         }
@@ -196,19 +197,19 @@ impl Source<'_> {
     async fn unexpected(&self, cache: &Cache, report: Option<Report>, child: &Child) -> ArtifactError {
         match report {
             Some(Report::Failed(Failure::Message(reason) | Failure::StaleArtifact(reason))) => {
-                ArtifactError::Refused { origin: self.guest.origin.to_string(), reason }
+                ArtifactError::Refused { origin: self.origin.to_string(), reason }
             }
             Some(Report::Failed(Failure::NoSpace)) => cache.full().into(),
-            Some(_) => ArtifactError::Silent { origin: self.guest.origin.to_string() },
+            Some(_) => ArtifactError::Silent { origin: self.origin.to_string() },
             None => match child.wait().await {
                 Ok(ended) => self.failure(ended),
-                Err(_) => ArtifactError::Silent { origin: self.guest.origin.to_string() },
+                Err(_) => ArtifactError::Silent { origin: self.origin.to_string() },
             },
         }
     }
 
     fn failure(&self, ended: Ended) -> ArtifactError {
-        let origin = self.guest.origin.to_string();
+        let origin = self.origin.to_string();
         match ended {
             Ended::Signal(ABORT) => ArtifactError::Large { origin, mib: self.guest.cache.compile.memory_bytes >> 20 },
             Ended::Signal(KILL) => ArtifactError::Killed { origin },

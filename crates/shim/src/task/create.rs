@@ -14,7 +14,7 @@ use crate::log;
 use crate::spawner::SpawnerError;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use engine::{Artifact, Host, Metering};
-use plan::{ExitStatus, Failure, Report, RunPlan};
+use plan::{ExitStatus, Failure, Program, Report, RunPlan, Source};
 use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, CgroupError};
 use sandbox::container::{Inside, Spawn, SpawnError, missing, refused_score, spawn};
@@ -152,8 +152,12 @@ async fn make(
     }
     let plan = Arc::new(lowered.plan);
     *termination_file = TerminationFile::open(&plan);
-    let guest = lowered.guest.as_ref();
-    let source = guest.map(|guest| artifact::Source { guest, metering: Metering::of(&plan) });
+    let source = match (&plan.program, &lowered.guest) {
+        (Program::Wasm(Source { origin, .. }), Some(guest)) => {
+            Some(artifact::Source { origin, guest, metering: Metering::of(&plan) })
+        }
+        _ => None,
+    };
     let artifact = match &source {
         Some(source) => Some(source.artifact(&tasks.spawner).await?),
         None => None,
