@@ -6,6 +6,7 @@ use crate::h2::{Connection, END_STREAM, Method};
 use crate::load::Client;
 use crate::web::Service;
 use anyhow::{Result, ensure};
+use std::fs;
 use std::io::{ErrorKind, Read};
 use std::thread;
 use testkit::{Namespace, cases, process, wait};
@@ -14,6 +15,7 @@ pub(crate) const CASES: Cases = cases![
     crate::connections::one_too_many_waits_for_a_place,
     crate::connections::two_requests_of_one_connection_at_a_time,
     crate::connections::threads_follow_the_processor_limit,
+    crate::connections::services_take_short_turns,
 ];
 
 fn one_too_many_waits_for_a_place(node: &Namespace) -> Result<()> {
@@ -76,4 +78,26 @@ fn threads_follow_the_processor_limit(node: &Namespace) -> Result<()> {
     let workers = if more > 1 { more } else { 0 };
     ensure!(all == half + workers, "{half} threads for half a processor, {all} for {more}");
     Ok(())
+}
+
+/// As far as the kernel has a choice of them, and tells of it.
+fn services_take_short_turns(node: &Namespace) -> Result<()> {
+    let service = Service::start(node, |draft| draft)?;
+    let usual = turns("/proc/self/task")?;
+    let of_service = turns(&format!("/proc/{}/task", service.pid()))?;
+    ensure!(of_service.len() == usual.len().min(1) * process::threads(service.pid())?, "{of_service:?}");
+    ensure!(of_service.iter().all(|turn| *turn == 100_000), "{of_service:?}");
+    ensure!(!usual.contains(&100_000), "the test itself has others: {usual:?}");
+    service.finish(15, 0)
+}
+
+/// The length of a turn of each thread, nanoseconds.
+fn turns(threads: &str) -> Result<Vec<u64>> {
+    let mut turns = Vec::new();
+    for thread in fs::read_dir(threads)? {
+        let text = fs::read_to_string(thread?.path().join("sched"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("se.slice"));
+        turns.extend(line.and_then(|line| line.trim_start_matches([' ', ':']).trim().parse::<u64>().ok()));
+    }
+    Ok(turns)
 }

@@ -1,7 +1,7 @@
 //! Functions that are called by name: of reactors and of components, with arguments and results in text.
 
 use crate::Cases;
-use crate::output::image_of;
+use crate::output::{image_of, image_with};
 use anyhow::{Result, ensure};
 use testkit::{Image, Namespace, cases, guests};
 
@@ -11,6 +11,7 @@ pub(crate) const CASES: Cases = cases![
     crate::exports::functions_of_a_component,
     crate::exports::functions_of_an_interface,
     crate::exports::a_call_that_fails_has_an_exit_code,
+    crate::exports::handles_are_bounded,
     crate::exports::calls_that_cannot_be_made_are_refused,
 ];
 
@@ -37,10 +38,7 @@ fn a_c_reactor(node: &Namespace) -> Result<()> {
 }
 
 fn component(node: &Namespace) -> Result<Image> {
-    let image =
-        Image::with_file(&format!("test.local/{}:1", node.fresh("i")), &guests::wat(include_str!("exports.wat"))?);
-    node.import(&image)?;
-    Ok(image)
+    image_with(node, &guests::wat(include_str!("exports.wat"))?)
 }
 
 fn functions_of_a_component(node: &Namespace) -> Result<()> {
@@ -74,6 +72,16 @@ fn a_call_that_fails_has_an_exit_code(node: &Namespace) -> Result<()> {
     ensure!(output.text() == "err(7)\n", "{output}");
     let output = node.run(&image).args(["/app.wasm#fail"]).expect(134)?;
     ensure!(output.errors().contains("unreachable"), "{output}");
+    Ok(())
+}
+
+/// They are the host's memory, which the guest's limit does not see.
+fn handles_are_bounded(node: &Namespace) -> Result<()> {
+    let image = component(node)?;
+    let output = node.run(&image).args(["/app.wasm#open", "9000"]).expect(0)?;
+    ensure!(output.text() == "9000\n", "{output}");
+    let output = node.run(&image).args(["/app.wasm#open", "11000"]).expect(134)?;
+    ensure!(!output.errors().is_empty() && output.text().is_empty(), "{output}");
     Ok(())
 }
 

@@ -1,6 +1,17 @@
 ;; A component without a world of WASI, whose functions take and give values of many types.
 (component
+  (type $file (resource (rep i32)))
+  (core func $new (canon resource.new $file))
   (core module $code
+    (import "file" "new" (func $new (param i32) (result i32)))
+    ;; Makes so many resources and keeps them.
+    (func (export "open") (param i32) (result i32)
+      (local i32)
+      (loop $more
+        (drop (call $new (local.get 1)))
+        (local.set 1 (i32.add (local.get 1) (i32.const 1)))
+        (br_if $more (i32.lt_u (local.get 1) (local.get 0))))
+      (local.get 1))
     (memory (export "memory") 1)
     (global $free (mut i32) (i32.const 4096))
     (func (export "realloc") (param i32 i32 i32 i32) (result i32)
@@ -21,7 +32,7 @@
       (i32.const 32))
     (func (export "fail") unreachable)
     (func (export "nothing")))
-  (core instance $it (instantiate $code))
+  (core instance $it (instantiate $code (with "file" (instance (export "new" (func $new))))))
   (alias core export $it "memory" (core memory $memory))
   (alias core export $it "realloc" (core func $realloc))
   (func $add (param "a" s32) (param "b" s32) (result s32) (canon lift (core func $it "add")))
@@ -32,6 +43,7 @@
     (canon lift (core func $it "same") (memory $memory) (realloc $realloc)))
   (func $even (param "n" u32) (result (result u32 (error u32)))
     (canon lift (core func $it "even") (memory $memory)))
+  (func $open (param "count" u32) (result u32) (canon lift (core func $it "open")))
   (func $fail (canon lift (core func $it "fail")))
   (func $nothing (canon lift (core func $it "nothing")))
   (instance $math (export "add" (func $add)) (export "only-here" (func $add)))
@@ -40,6 +52,7 @@
   (export "text" (func $text))
   (export "pairs" (func $pairs))
   (export "even" (func $even))
+  (export "open" (func $open))
   (export "fail" (func $fail))
   (export "nothing" (func $nothing))
   (export "demo:math/whole@1.0.0" (instance $math))

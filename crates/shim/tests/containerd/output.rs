@@ -26,16 +26,19 @@ pub(crate) const CASES: Cases = cases![
 
 /// The image with this guest as `/app.wasm`, imported.
 pub(crate) fn image_of(node: &Namespace, guest: &str) -> Result<Image> {
-    let image = Image::with_file(&format!("test.local/{}:1", node.fresh("i")), &guests::module(guest)?);
+    image_with(node, &guests::module(guest)?)
+}
+
+/// The image with this wasm as `/app.wasm`, imported.
+pub(crate) fn image_with(node: &Namespace, wasm: &[u8]) -> Result<Image> {
+    let image = Image::with_file(&format!("test.local/{}:1", node.fresh("i")), wasm);
     node.import(&image)?;
     Ok(image)
 }
 
 /// As [`image_of`], as a component.
 pub(crate) fn component_image_of(node: &Namespace, guest: &str) -> Result<Image> {
-    let image = Image::with_file(&format!("test.local/{}:1", node.fresh("i")), &guests::component(guest)?);
-    node.import(&image)?;
-    Ok(image)
+    image_with(node, &guests::component(guest)?)
 }
 
 pub(crate) fn hello_from_a_file(node: &Namespace) -> Result<()> {

@@ -4,6 +4,7 @@
 use crate::Cases;
 use crate::cache::own_cache;
 use crate::network::{ALLOW, echo, with_file};
+use crate::output::image_with;
 use crate::web::free_port;
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -21,9 +22,7 @@ pub(crate) const CASES: Cases = cases![
 ];
 
 fn image(node: &Namespace) -> Result<Image> {
-    let image = Image::with_file(&format!("test.local/{}:1", node.fresh("i")), &guests::rust("cli_sockets")?);
-    node.import(&image)?;
-    Ok(image)
+    image_with(node, &guests::rust("cli_sockets")?)
 }
 
 /// The command on the node's network.

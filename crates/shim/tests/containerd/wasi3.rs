@@ -1,6 +1,7 @@
 //! WASI 0.3, which a component's own imports and exports ask for: commands and services with asynchronous calls.
 
 use crate::Cases;
+use crate::output::image_with;
 use crate::web::Service;
 use anyhow::{Result, ensure};
 use std::fs;
@@ -12,6 +13,7 @@ pub(crate) const CASES: Cases = cases![
     crate::wasi3::a_command_says_and_reads,
     crate::wasi3::a_command_has_its_files,
     crate::wasi3::a_command_ends_in_every_way,
+    crate::wasi3::a_function_that_is_called_has_its_tasks_done,
     crate::wasi3::a_command_is_ended_by_signals_and_limits,
     crate::wasi3::a_service_answers,
     crate::wasi3::bodies_and_trailers_pass_both_ways,
@@ -24,9 +26,7 @@ pub(crate) const CASES: Cases = cases![
 ];
 
 fn command(node: &Namespace) -> Result<Image> {
-    let image = Image::with_file(&format!("test.local/{}:1", node.fresh("i")), &guests::rust("async_command")?);
-    node.import(&image)?;
-    Ok(image)
+    image_with(node, &guests::rust("async_command")?)
 }
 
 fn a_command_says_and_reads(node: &Namespace) -> Result<()> {
@@ -67,6 +67,14 @@ fn a_command_ends_in_every_way(node: &Namespace) -> Result<()> {
     node.run(&image).args(["/app.wasm", "fail"]).expect(1)?;
     let output = node.run(&image).args(["/app.wasm", "trap"]).expect(134)?;
     ensure!(output.errors().contains("unreachable"), "{output}");
+    Ok(())
+}
+
+fn a_function_that_is_called_has_its_tasks_done(node: &Namespace) -> Result<()> {
+    let image = command(node)?;
+    let output = node.run(&image).args(["/app.wasm#wasi:cli/run@0.3.0#run", "together"]).expect(0)?;
+    ensure!(output.text() == "task 0\ntask 1\ntask 2\nok\n", "{output}");
+    node.run(&image).args(["/app.wasm#run", "fail"]).expect(1)?;
     Ok(())
 }
 
@@ -231,8 +239,7 @@ fn imports_that_nobody_provides_are_named(node: &Namespace) -> Result<()> {
         (component $empty)
         (instance $run (instantiate $empty))
         (export "wasi:cli/run@0.3.0" (instance $run)))"#;
-    let image = Image::with_file(&format!("test.local/{}:1", node.fresh("i")), &guests::wat(text)?);
-    node.import(&image)?;
+    let image = image_with(node, &guests::wat(text)?)?;
     node.run(&image).refused(&[
         "imports foo:bar/baz@1.0.0, which this runtime does not provide",
         "wasi:sockets 0.2 and 0.3, wasi:io 0.2)",
