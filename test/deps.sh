@@ -36,6 +36,7 @@ if ! command -v apt-get >/dev/null; then
 	case $set in test | vm | bench) tools+=(busybox curl ip openssl runc go python3 node npm) ;; esac
 	[ "$set" != bench ] || tools+=(crun pkg-config c++ wrk)
 	[ "$set" != vm ] || tools+=(qemu-system-x86_64 debootstrap mke2fs debugfs)
+	case $set in test | vm | bench) tools+=(/usr/lib/cni/ptp /usr/lib/cni/host-local) ;; esac
 	for tool in "${tools[@]}"; do
 		command -v "$tool" >/dev/null && continue
 		echo "deps.sh: $tool is missing, and there is no apt-get: install the equivalents of: ${wanted[*]}" >&2

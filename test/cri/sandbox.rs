@@ -1,12 +1,12 @@
 //! The sandbox of a pod: a process of the shim's own, which holds what the containers share.
 
 use crate::Cases;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 use std::fs;
 use std::process::Command;
 use testkit::cri::{Cri, Pod};
-use testkit::{Image, Namespace, cases, guests, wait};
+use testkit::{Image, Namespace, cases, guests, process, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::sandbox::containers_share_the_pod_s_network_and_shim,
@@ -36,12 +36,6 @@ fn fetch(url: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn parent(pid: i32) -> Result<i32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("a parent")?;
-    Ok(line.trim().parse()?)
-}
-
 fn containers_share_the_pod_s_network_and_shim(node: &Namespace) -> Result<()> {
     let image = service(node)?;
     let cri = Cri::new(node, &[&image])?;
@@ -53,8 +47,10 @@ fn containers_share_the_pod_s_network_and_shim(node: &Namespace) -> Result<()> {
     wait::until("the service answers", || Ok(get(&pod, "/").ok()))?;
     let other = get(&pod, "/fetch?url=http://127.0.0.1:8081/env?name=PORT")?;
     ensure!(other == "8081\n", "the other container of the pod answers on loopback: {other:?}");
-    let shims = [parent(pod.pid()?)?, parent(first.pid()?)?, parent(second.pid()?)?];
-    ensure!(shims[0] == shims[1] && shims[1] == shims[2], "one shim: {shims:?}");
+    let shims = [pod.pid()?, first.pid()?, second.pid()?].map(process::parent);
+    let [sandbox, first, second] = shims;
+    let (sandbox, first, second) = (sandbox?, first?, second?);
+    ensure!(sandbox == first && sandbox == second, "one shim: {sandbox} {first} {second}");
     pod.remove()
 }
 
@@ -73,6 +69,10 @@ fn the_pause_container_is_the_shim_s_own(node: &Namespace) -> Result<()> {
     for line in ["CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "Threads:\t1"] {
         ensure!(status.lines().any(|has| has == line), "{line} is not in {status}");
     }
+    // The pod pays for its sandbox, the node for the shim.
+    let (own, of_shim) = (process::cgroup(pid, "pids")?, process::cgroup(process::parent(pid)?, "pids")?);
+    ensure!(own.to_string_lossy().contains(node.name()), "{}", own.display());
+    ensure!(!of_shim.to_string_lossy().contains(node.name()), "{}", of_shim.display());
     let container = pod.run(&image, &["/app.wasm"], |_| ())?;
     pod.stop()?;
     ensure!(!fs::exists(format!("/proc/{pid}"))?, "the sandbox's process is there");

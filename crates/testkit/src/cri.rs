@@ -5,7 +5,7 @@ use crate::containerd::pods::PAUSE;
 use crate::image::Rootfs;
 use crate::run::{self, Output};
 use crate::{Image, Namespace, checkout, store, wait};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -111,19 +111,6 @@ pub struct Pod<'a> {
 impl<'a> Pod<'a> {
     /// Creates a container, after `change` to its configuration.
     pub fn create(&self, image: &Image, args: &[&str], change: impl FnOnce(&mut Value)) -> Result<PodContainer<'a>> {
-        let output = self.try_create(image, args, change)?;
-        match output {
-            Ok(container) => Ok(container),
-            Err(output) => bail!("create a container of {}: {output}", image.reference()),
-        }
-    }
-
-    fn try_create(
-        &self,
-        image: &Image,
-        args: &[&str],
-        change: impl FnOnce(&mut Value),
-    ) -> Result<std::result::Result<PodContainer<'a>, Output>> {
         let name = self.cri.namespace.fresh("container");
         let mut config = json!({
             "metadata": { "name": name, "attempt": 0 },
@@ -136,11 +123,9 @@ impl<'a> Pod<'a> {
         let file = self.dir.join(format!("{name}.json"));
         fs::write(&file, config.to_string())?;
         let output = self.cri.crictl(&["create", &self.id, &text(&file), &text(&self.dir.join("pod.json"))])?;
-        if output.code != 0 {
-            return Ok(Err(output));
-        }
+        ensure!(output.code == 0, "create a container of {}: {output}", image.reference());
         let log = self.dir.join("logs").join(format!("{name}.log"));
-        Ok(Ok(PodContainer { cri: self.cri, id: output.text().trim().to_owned(), log }))
+        Ok(PodContainer { cri: self.cri, id: output.text().trim().to_owned(), log })
     }
 
     /// Creates and starts a container.
