@@ -143,6 +143,9 @@ impl Containerd {
         // Sockets have paths of at most 107 bytes, and shims put theirs below this directory: keep it short.
         let dir = tempfile::Builder::new().prefix("ctd").tempdir_in("/tmp")?.keep();
         let before = Before::look();
+        if let Service::Pods { .. } = service {
+            share(&dir)?;
+        }
         fs::create_dir(dir.join("fifo"))?;
         config::write(version, logging, service, &dir)?;
         mount_state(&config::state(&dir))?;
@@ -297,6 +300,14 @@ fn mount_state(state: &Path) -> Result<()> {
     fs::create_dir(state)?;
     let mounted = mount(Some("tmpfs"), state, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=711"));
     mounted.with_context(|| format!("mount a tmpfs on {}: tests need root", state.display()))
+}
+
+/// As systemd has every mount of a node: what is mounted below later (volumes, images) reaches the shims that run.
+fn share(dir: &Path) -> Result<()> {
+    let none = None::<&str>;
+    mount(Some(dir), dir, none, MsFlags::MS_BIND, none)
+        .and_then(|()| mount(none, dir, none, MsFlags::MS_SHARED, none))
+        .with_context(|| format!("make {} a shared mount: tests need root", dir.display()))
 }
 
 /// Starts the process from a thread that lives as long as it does: the signal for a parent's death (which ends

@@ -1,6 +1,8 @@
 //! Pods on a containerd, by way of `crictl`: the kubelet's part.
 //! Invariant: a pod of a test carries the test's name, and is removed when the test's [`Cri`] is dropped.
 
+pub mod log;
+
 use crate::containerd::pods::PAUSE;
 use crate::image::Rootfs;
 use crate::run::{self, Output};
@@ -66,6 +68,18 @@ impl<'a> Cri<'a> {
 
     /// Runs the sandbox of a pod, after `change` to its configuration.
     pub fn pod(&self, change: impl FnOnce(&mut Value)) -> Result<Pod<'_>> {
+        let (dir, output) = self.run_sandbox(change)?;
+        ensure!(output.code == 0, "run the sandbox of a pod: {output}");
+        Ok(Pod { cri: self, id: output.text().trim().to_owned(), dir })
+    }
+
+    /// There must be no such pod, with all of these in what is said.
+    pub fn refused(&self, parts: &[&str], change: impl FnOnce(&mut Value)) -> Result<()> {
+        let (_, output) = self.run_sandbox(change)?;
+        refused(&output, parts)
+    }
+
+    fn run_sandbox(&self, change: impl FnOnce(&mut Value)) -> Result<(PathBuf, Output)> {
         let dir = self.namespace.directory("pod")?;
         let name = self.namespace.fresh("pod");
         let mut config = json!({
@@ -76,9 +90,8 @@ impl<'a> Cri<'a> {
         });
         change(&mut config);
         fs::write(dir.join("pod.json"), config.to_string())?;
-        let file = dir.join("pod.json");
-        let id = self.ask(&["runp", "--runtime", "wasm", &text(&file)])?;
-        Ok(Pod { cri: self, id, dir })
+        let output = self.crictl(&["runp", "--runtime", "wasm", &text(&dir.join("pod.json"))])?;
+        Ok((dir, output))
     }
 
     fn remove_all(&self) -> Result<()> {
@@ -111,6 +124,19 @@ pub struct Pod<'a> {
 impl<'a> Pod<'a> {
     /// Creates a container, after `change` to its configuration.
     pub fn create(&self, image: &Image, args: &[&str], change: impl FnOnce(&mut Value)) -> Result<PodContainer<'a>> {
+        let (name, output) = self.try_create(image, args, change)?;
+        ensure!(output.code == 0, "create a container of {}: {output}", image.reference());
+        let log = self.dir.join("logs").join(format!("{name}.log"));
+        Ok(PodContainer { cri: self.cri, id: output.text().trim().to_owned(), log })
+    }
+
+    /// The creation must fail, with all of these in what it says.
+    pub fn refused(&self, image: &Image, parts: &[&str], change: impl FnOnce(&mut Value)) -> Result<()> {
+        let (_, output) = self.try_create(image, &["/app.wasm"], change)?;
+        refused(&output, parts)
+    }
+
+    fn try_create(&self, image: &Image, args: &[&str], change: impl FnOnce(&mut Value)) -> Result<(String, Output)> {
         let name = self.cri.namespace.fresh("container");
         let mut config = json!({
             "metadata": { "name": name, "attempt": 0 },
@@ -123,9 +149,7 @@ impl<'a> Pod<'a> {
         let file = self.dir.join(format!("{name}.json"));
         fs::write(&file, config.to_string())?;
         let output = self.cri.crictl(&["create", &self.id, &text(&file), &text(&self.dir.join("pod.json"))])?;
-        ensure!(output.code == 0, "create a container of {}: {output}", image.reference());
-        let log = self.dir.join("logs").join(format!("{name}.log"));
-        Ok(PodContainer { cri: self.cri, id: output.text().trim().to_owned(), log })
+        Ok((name, output))
     }
 
     /// Creates and starts a container.
@@ -181,10 +205,7 @@ impl PodContainer<'_> {
 
     /// The start must fail, with all of these in what it says.
     pub fn refused(&self, parts: &[&str]) -> Result<()> {
-        let output = self.cri.crictl(&["start", &self.id])?;
-        let said = format!("{output}");
-        ensure!(output.code != 0 && parts.iter().all(|part| said.contains(part)), "wanted {parts:?}: {said}");
-        Ok(())
+        refused(&self.cri.crictl(&["start", &self.id])?, parts)
     }
 
     /// What `crictl inspect` says.
@@ -211,10 +232,29 @@ impl PodContainer<'_> {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// What it has written to a stream by now.
+    pub fn output(&self, stream: &str) -> Result<String> {
+        Ok(log::text_of(&log::entries(&self.log())?, stream))
+    }
+
+    /// Waits for its end with this code, and gives what it wrote to stdout.
+    pub fn finish(&self, code: i32) -> Result<String> {
+        let status = self.ended()?;
+        let said = self.output("stdout")?;
+        ensure!(status["exitCode"] == json!(code), "{status}: {said}{}", self.output("stderr")?);
+        Ok(said)
+    }
+
     /// Stops it, with so many seconds of grace.
     pub fn stop(&self, seconds: u32) -> Result<()> {
         self.cri.ask(&["stop", "--timeout", &seconds.to_string(), &self.id]).map(drop)
     }
+}
+
+fn refused(output: &Output, parts: &[&str]) -> Result<()> {
+    let said = format!("{output}");
+    ensure!(output.code != 0 && parts.iter().all(|part| said.contains(part)), "wanted {parts:?}: {said}");
+    Ok(())
 }
 
 /// The folder with `crictl`, as the script names it.

@@ -38,7 +38,7 @@ pub fn find(dir: &Path, state: &Path, namespaces: &[String], before: &Before, wh
     for pid in process::mentioning(&dir.to_string_lossy()) {
         left.push(format!("process {pid}: {}", process::command_line(pid)));
     }
-    for mount in mounts_below(dir).into_iter().filter(|mount| mount != state) {
+    for mount in mounts_below(dir).into_iter().filter(|mount| mount != state && mount != dir) {
         left.push(format!("mount {}", mount.display()));
     }
     for group in cgroups(namespaces).into_iter().chain(parents(namespaces).into_iter().filter(|_| whose == Whose::Ours))

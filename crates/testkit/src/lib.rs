@@ -28,6 +28,7 @@ pub mod fuzz;
 pub mod guests;
 pub mod image;
 pub mod leftovers;
+pub mod names;
 pub mod namespace;
 pub mod node;
 pub mod process;

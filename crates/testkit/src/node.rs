@@ -4,7 +4,8 @@
 //! `WASM_TEST_NODE=vm` says that the node is the virtual machine of `test/vm.sh`, which has all of them: a suite fails
 //! there rather than run without the cases that it was started for.
 
-use anyhow::{Result, bail};
+use crate::process;
+use anyhow::{Context, Result, bail};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -50,6 +51,14 @@ pub fn cgroup(controller: &str, path: &str) -> PathBuf {
         true => Path::new(CGROUPS).join(path),
         false => Path::new(CGROUPS).join(controller).join(path),
     }
+}
+
+/// A file of the cgroup that a process is in: controller and name in version 1, name in version 2.
+pub fn limit(pid: i32, version_1: (&str, &str), version_2: &str) -> Result<String> {
+    let (controller, file) = if Feature::CgroupV2.is_here() { ("", version_2) } else { version_1 };
+    let path = process::cgroup(pid, controller)?.join(file);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    Ok(text.trim().to_owned())
 }
 
 /// Fails where the node lacks what its name in the environment promises.

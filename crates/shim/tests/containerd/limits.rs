@@ -7,7 +7,7 @@ use containerd_client::services::v1 as services;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
-use testkit::node::Feature;
+use testkit::node::{self, Feature};
 use testkit::task::Task;
 use testkit::{Namespace, cases, process, wait};
 
@@ -47,10 +47,7 @@ pub(crate) fn update(task: &Task, resources: &Value) -> Result<()> {
 
 /// A file of the cgroup that the task is in: of version 1, or of version 2.
 pub(crate) fn limit(task: &Task, version_1: (&str, &str), version_2: &str) -> Result<String> {
-    let (controller, file) = if Feature::CgroupV2.is_here() { ("", version_2) } else { version_1 };
-    let path = process::cgroup(task.pid, controller)?.join(file);
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    Ok(text.trim().to_owned())
+    node::limit(task.pid, version_1, version_2)
 }
 
 fn check(task: &Task, version_1: (&str, &str, &str), version_2: (&str, &str)) -> Result<()> {

@@ -6,11 +6,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::thread;
 use testkit::task::Draft;
-use testkit::{Namespace, cases, process, wait};
+use testkit::{Namespace, cases, names, process, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::network::a_guest_asks_another_server,
@@ -79,33 +79,10 @@ fn names_come_from_the_container_s_files(node: &Namespace) -> Result<()> {
     service.finish(15, 0)
 }
 
-/// A name server that knows one name.
-fn name_server(address: &str) -> Result<()> {
-    let socket = UdpSocket::bind(address).with_context(|| format!("listen on {address}"))?;
-    thread::spawn(move || {
-        let mut query = [0; 512];
-        while let Ok((count, client)) = socket.recv_from(&mut query) {
-            let question = &query[12..count];
-            let known = question.starts_with(b"\x07service\x04test\0");
-            let length = question.iter().position(|byte| *byte == 0).unwrap_or_default() + 5;
-            let is_a = question.get(length - 4..length - 2) == Some(&[0, 1]);
-            // RFC 1035: id, flags (answer, recursion; no such name), counts.
-            let mut reply = query[..2].to_vec();
-            reply.extend([0x81, if known { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(known && is_a), 0, 0, 0, 0]);
-            reply.extend(&question[..length]);
-            if known && is_a {
-                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
-            }
-            let _ = socket.send_to(&reply, client);
-        }
-    });
-    Ok(())
-}
-
 fn a_name_server_is_asked(node: &Namespace) -> Result<()> {
     // One address of loopback for each version of containerd, whose cases may run side by side.
     let address = if node.name().contains("1.7") { "127.0.17.53" } else { "127.0.24.53" };
-    name_server(&format!("{address}:53"))?;
+    names::serve(&format!("{address}:53"))?;
     let backend = Service::start(node, |draft| draft)?;
     let conf = format!("nameserver {address}\nsearch test\noptions ndots:1\n");
     let service = Service::try_start(node, |draft| with_file(node, draft, "/etc/resolv.conf", &conf))?;

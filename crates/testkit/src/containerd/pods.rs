@@ -4,6 +4,7 @@ use super::Version;
 use anyhow::Result;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// The image that containerd unpacks for a sandbox. Nothing of it runs.
 pub(crate) const PAUSE: &str = "test.local/pause:1";
@@ -48,13 +49,17 @@ pub(super) fn config(version: Version, shim: &Path, dir: &Path) -> Result<String
     ))
 }
 
-/// A pair of devices for each pod, in a range for each version, whose tests may run side by side.
+/// A pair of devices for each pod, in a range for each version, whose tests may run side by side, and for each containerd
+/// of the version.
 fn network(version: Version, dir: &Path) -> String {
-    let subnet = match version {
-        Version::V1_6 => "10.99.16.0/24",
-        Version::V1_7 => "10.99.17.0/24",
-        Version::V2_4 => "10.99.24.0/24",
+    static STARTED: AtomicU8 = AtomicU8::new(0);
+    let started = STARTED.fetch_add(1, Ordering::Relaxed);
+    let version = match version {
+        Version::V1_6 => 16,
+        Version::V1_7 => 17,
+        Version::V2_4 => 24,
     };
+    let subnet = format!("10.{}.{version}.0/24", 99 + started);
     format!(
         r#"{{"cniVersion": "0.4.0", "name": "pods", "plugins": [{{"type": "ptp", "ipam": {{"type": "host-local",
         "dataDir": {:?}, "ranges": [[{{"subnet": {subnet:?}}}]], "routes": [{{"dst": "0.0.0.0/0"}}]}}}}]}}"#,
