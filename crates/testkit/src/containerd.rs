@@ -85,7 +85,18 @@ pub enum Service<'a> {
     Pods {
         /// The binary behind the handler `wasm`.
         shim: &'a Path,
+        /// Where it has its settings from.
+        operator_file: OperatorFile,
     },
+}
+
+/// How the shims of pods find the operator file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperatorFile {
+    /// By the handler's option `ConfigFile`.
+    ByOption,
+    /// Where a shim looks if the handler has no options; there for this containerd alone.
+    InItsPlace,
 }
 
 /// How long shims may take to leave after their last container.
@@ -106,6 +117,7 @@ pub struct Containerd {
     shim: PathBuf,
     whose: Whose,
     dir: PathBuf,
+    operator_file: OperatorFile,
     process: Mutex<Option<Process>>,
     before: Before,
     namespaces: Mutex<Vec<String>>,
@@ -121,7 +133,13 @@ impl Containerd {
 
     /// As [`Containerd::start`], for pods.
     pub fn start_for_pods(version: Version, shim: &Path) -> Result<Arc<Self>> {
-        Containerd::start_service(version, shim, Whose::Ours, Logging::Everything, Service::Pods { shim })
+        Containerd::start_for_pods_with(version, shim, OperatorFile::ByOption)
+    }
+
+    /// As [`Containerd::start_for_pods`], with a choice of the handler's options.
+    pub fn start_for_pods_with(version: Version, shim: &Path, operator_file: OperatorFile) -> Result<Arc<Self>> {
+        let service = Service::Pods { shim, operator_file };
+        Containerd::start_service(version, shim, Whose::Ours, Logging::Everything, service)
     }
 
     /// As [`Containerd::start`], for the containers of more than one runtime; all shims beside `shim` can be used.
@@ -154,6 +172,10 @@ impl Containerd {
             shim: shim.to_owned(),
             whose,
             dir,
+            operator_file: match service {
+                Service::Tasks => OperatorFile::ByOption,
+                Service::Pods { operator_file, .. } => operator_file,
+            },
             process: Mutex::default(),
             before,
             namespaces: Mutex::default(),
@@ -164,7 +186,7 @@ impl Containerd {
 
     /// Starts the process and waits until it answers.
     fn launch(&self) -> Result<()> {
-        let process = spawn(self.version, &self.shim, &self.dir)?;
+        let process = spawn(self.version, &self.shim, &self.dir, self.operator_file)?;
         let pid = process.pid;
         *self.lock_process() = Some(process);
         let answers = wait::until("containerd answers", || {
@@ -312,7 +334,7 @@ fn share(dir: &Path) -> Result<()> {
 
 /// Starts the process from a thread that lives as long as it does: the signal for a parent's death (which ends
 /// containerd when the test binary is killed) is sent when the *thread* that started it ends, prctl(2).
-fn spawn(version: Version, shim: &Path, dir: &Path) -> Result<Process> {
+fn spawn(version: Version, shim: &Path, dir: &Path, operator_file: OperatorFile) -> Result<Process> {
     let bin = version.bin();
     let shim_dir = shim.parent().context("a path of the shim with a directory")?;
     let path = format!(
@@ -323,6 +345,12 @@ fn spawn(version: Version, shim: &Path, dir: &Path) -> Result<Process> {
     let log = File::options().create(true).append(true).open(dir.join("log"))?;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", "setsid"]);
+    if operator_file == OperatorFile::InItsPlace {
+        // The directory below stays shared with the node, the mount over /etc is nobody else's.
+        let over = format!("mount -t overlay -o lowerdir={}:/etc overlay /etc", config::etc(dir).display());
+        command.args(["unshare", "--mount", "--propagation", "unchanged", "sh", "-ec"]);
+        command.arg(format!("mount --make-private /; {over}; exec \"$@\"")).arg("sh");
+    }
     command.arg(bin.join("containerd"));
     command.arg("--config").arg(dir.join("config.toml"));
     command.env_clear().env("PATH", path);

@@ -15,6 +15,11 @@ pub(super) fn state(dir: &Path) -> PathBuf {
     dir.join("state")
 }
 
+/// What may be laid over the node's `/etc`.
+pub(super) fn etc(dir: &Path) -> PathBuf {
+    dir.join("etc")
+}
+
 /// The plugins of pods, which a task does not need.
 const OF_PODS: [&str; 3] = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"];
 /// Plugins that nothing here needs, and that would reach outside the directory (NRI's socket, /opt) or cost time.
@@ -54,12 +59,15 @@ pub(super) fn write(version: Version, logging: Logging, service: Service<'_>, di
     };
     let pods = match service {
         Service::Tasks => String::new(),
-        Service::Pods { shim } => pods::config(version, shim, dir)?,
+        Service::Pods { shim, operator_file } => pods::config(version, shim, dir, operator_file)?,
     };
     fs::write(dir.join("config.toml"), config + &sockets + &pods)?;
     // The shim's default, which a Go program exceeds where the processor is emulated.
     let compiling = wait::scaled(Duration::from_secs(120));
     let operator = format!("[cache]\ndir = {:?}\ncompile-timeout = \"{}s\"\n", dir.join("cache"), compiling.as_secs());
+    let default = etc(dir).join("containerd-shim-wasm");
+    fs::create_dir_all(&default)?;
+    fs::write(default.join("config.toml"), &operator)?;
     fs::write(dir.join("operator.toml"), operator)?;
     Ok(())
 }

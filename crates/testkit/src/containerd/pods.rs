@@ -1,6 +1,6 @@
 //! The part of containerd's configuration that is about pods: runtimes by handler, the network, the pause image.
 
-use super::Version;
+use super::{OperatorFile, Version};
 use anyhow::Result;
 use std::fs;
 use std::path::Path;
@@ -12,11 +12,21 @@ pub(crate) const PAUSE: &str = "test.local/pause:1";
 const PLUGINS: &str = "/usr/lib/cni";
 
 /// The runtime `wasm` is the binary `shim`; the network is one of the node, with addresses of `dir`'s own.
-pub(super) fn config(version: Version, shim: &Path, dir: &Path) -> Result<String> {
+pub(super) fn config(version: Version, shim: &Path, dir: &Path, operator_file: OperatorFile) -> Result<String> {
     let net = dir.join("net.d");
     fs::create_dir(&net)?;
     fs::write(net.join("10-pods.conflist"), network(version, dir))?;
+    let plugin = match version {
+        Version::V1_6 | Version::V1_7 => "io.containerd.grpc.v1.cri",
+        Version::V2_4 => "io.containerd.cri.v1.runtime",
+    };
     let (shim, options) = (shim.display(), dir.join("operator.toml"));
+    let options = match operator_file {
+        OperatorFile::ByOption => {
+            format!("[plugins.{plugin:?}.containerd.runtimes.wasm.options]\nConfigFile = {options:?}\n")
+        }
+        OperatorFile::InItsPlace => String::new(),
+    };
     // Score adjustments below containerd's own need a capability that a node in a container lacks. Network namespaces are
     // kept below the state directory.
     let common = format!(
@@ -26,10 +36,6 @@ pub(super) fn config(version: Version, shim: &Path, dir: &Path) -> Result<String
             Version::V2_4 => String::new(),
         }
     );
-    let plugin = match version {
-        Version::V1_6 | Version::V1_7 => "io.containerd.grpc.v1.cri",
-        Version::V2_4 => "io.containerd.cri.v1.runtime",
-    };
     let cni = match version {
         Version::V1_6 | Version::V1_7 => format!("bin_dir = {PLUGINS:?}\n"),
         Version::V2_4 => format!("bin_dirs = [{PLUGINS:?}]\n"),
@@ -44,7 +50,7 @@ pub(super) fn config(version: Version, shim: &Path, dir: &Path) -> Result<String
          [plugins.{plugin:?}.containerd.runtimes.wasm]\nruntime_type = \"{shim}\"\n\
          pod_annotations = [\"io.containerd.wasm.v1/*\"]\n\
          container_annotations = [\"io.kubernetes.container.terminationMessage*\"]\n\
-         [plugins.{plugin:?}.containerd.runtimes.wasm.options]\nConfigFile = {options:?}\n\
+         {options}\
          [plugins.{plugin:?}.containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n"
     ))
 }
