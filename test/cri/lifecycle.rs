@@ -20,7 +20,7 @@ pub(crate) const CASES: Cases = cases![
     crate::lifecycle::nothing_stays_of_many_pods,
 ];
 
-fn image(node: &Namespace, guest: &str) -> Result<Image> {
+pub(crate) fn image(node: &Namespace, guest: &str) -> Result<Image> {
     Ok(Image::with_file(&reference(node), &guests::module(guest)?))
 }
 

@@ -3,6 +3,7 @@
 
 mod lifecycle;
 mod sandbox;
+mod security;
 
 use std::process::ExitCode;
 use testkit::suite::Case;
@@ -13,9 +14,12 @@ type Cases = &'static [(&'static str, Case)];
 
 fn main() -> ExitCode {
     let versions = [Version::V1_7, Version::V2_4];
-    Suite::new(env!("CARGO_BIN_EXE_containerd-shim-wasm-v1"))
-        .of_pods()
-        .on(&versions, sandbox::CASES)
-        .on(&versions, lifecycle::CASES)
-        .run()
+    let cases = [
+        sandbox::CASES,
+        lifecycle::CASES,
+        security::CASES,
+    ];
+    let suite = Suite::new(env!("CARGO_BIN_EXE_containerd-shim-wasm-v1")).of_pods();
+    let suite = cases.into_iter().fold(suite, |suite, cases| suite.on(&versions, cases));
+    suite.run()
 }

@@ -27,7 +27,12 @@ pub(crate) fn service(node: &Namespace) -> Result<Image> {
 
 /// What the pod's service answers.
 pub(crate) fn get(pod: &Pod<'_>, path: &str) -> Result<String> {
-    fetch(&format!("http://{}:8080{path}", pod.ip()?))
+    get_at(pod, "8080", path)
+}
+
+/// As [`get`], of the service at another port.
+pub(crate) fn get_at(pod: &Pod<'_>, port: &str, path: &str) -> Result<String> {
+    fetch(&format!("http://{}:{port}{path}", pod.ip()?))
 }
 
 fn fetch(url: &str) -> Result<String> {
