@@ -2,6 +2,8 @@
 //! containerd 1.7 and 2.4.
 
 mod lifecycle;
+mod mounts;
+mod resources;
 mod sandbox;
 mod security;
 
@@ -18,8 +20,10 @@ fn main() -> ExitCode {
         sandbox::CASES,
         lifecycle::CASES,
         security::CASES,
+        resources::CASES,
+        mounts::CASES,
     ];
     let suite = Suite::new(env!("CARGO_BIN_EXE_containerd-shim-wasm-v1")).of_pods();
     let suite = cases.into_iter().fold(suite, |suite, cases| suite.on(&versions, cases));
-    suite.run()
+    suite.on(&[Version::V2_4], mounts::OF_NEWER_VERSIONS).run()
 }
