@@ -1,7 +1,9 @@
 //! Pods through the CRI of real containerds: sandboxes, containers and their ends as a kubelet sees them. Each case runs on
 //! containerd 1.7 and 2.4.
 
+mod annotations;
 mod lifecycle;
+mod logs;
 mod mounts;
 mod resources;
 mod sandbox;
@@ -22,6 +24,8 @@ fn main() -> ExitCode {
         security::CASES,
         resources::CASES,
         mounts::CASES,
+        annotations::CASES,
+        logs::CASES,
     ];
     let suite = Suite::new(env!("CARGO_BIN_EXE_containerd-shim-wasm-v1")).of_pods();
     let suite = cases.into_iter().fold(suite, |suite, cases| suite.on(&versions, cases));
