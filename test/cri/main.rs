@@ -2,10 +2,12 @@
 //! containerd 1.7 and 2.4.
 
 mod annotations;
+mod churn;
 mod lifecycle;
 mod logs;
 mod mounts;
 mod resources;
+mod restarts;
 mod sandbox;
 mod security;
 
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
         mounts::CASES,
         annotations::CASES,
         logs::CASES,
+        restarts::CASES,
+        churn::CASES,
     ];
     let suite = Suite::new(env!("CARGO_BIN_EXE_containerd-shim-wasm-v1")).of_pods();
     let suite = cases.into_iter().fold(suite, |suite, cases| suite.on(&versions, cases));
