@@ -20,7 +20,8 @@ pub(crate) const CASES: Cases = cases![
 /// What pods have on the node.
 #[derive(Debug, Default)]
 pub(crate) struct Traces {
-    pids: Vec<i32>,
+    /// Pids with the times of their start.
+    processes: Vec<(i32, u64)>,
     /// Network namespaces, bundles, sockets of shims.
     paths: Vec<PathBuf>,
 }
@@ -30,7 +31,7 @@ impl Traces {
     pub(crate) fn follow(&mut self, node: &Namespace, pod: &Pod<'_>) -> Result<()> {
         let status = pod.inspect()?;
         let sandbox = i32::try_from(status["info"]["pid"].as_i64().context("the pid of its sandbox")?)?;
-        self.pids.extend([sandbox, process::parent(sandbox)?]);
+        self.follow_processes(&[sandbox, process::parent(sandbox)?])?;
         let namespaces = status["info"]["runtimeSpec"]["linux"]["namespaces"].as_array().context("its namespaces")?;
         let network = namespaces.iter().find(|one| one["type"] == "network").and_then(|one| one["path"].as_str());
         let network = PathBuf::from(network.context("its network namespace")?);
@@ -44,15 +45,23 @@ impl Traces {
         Ok(())
     }
 
+    fn follow_processes(&mut self, pids: &[i32]) -> Result<()> {
+        for &pid in pids {
+            self.processes.push((pid, process::born(pid)?));
+        }
+        Ok(())
+    }
+
     /// Nor may there be a cgroup of the test's pods, or a mount of theirs.
     pub(crate) fn until_gone(&self, node: &Namespace) -> Result<()> {
         let left = || -> Vec<String> {
             let mounts = leftovers::mounts_below(node.containerd().dir());
-            let pids = self.pids.iter().filter(|pid| fs::exists(format!("/proc/{pid}")).unwrap_or(true));
-            let pids = pids.map(|pid| format!("process {pid}: {}", process::command_line(*pid)));
+            let processes =
+                self.processes.iter().filter(|(pid, born)| process::born(*pid).is_ok_and(|now| now == *born));
+            let processes = processes.map(|(pid, _)| format!("process {pid}: {}", process::command_line(*pid)));
             let groups = leftovers::cgroups(&[node.name().to_owned()]);
             let paths = self.paths.iter().filter(|path| path.exists() || mounts.contains(path)).chain(&groups);
-            pids.chain(paths.map(|path| path.display().to_string())).collect()
+            processes.chain(paths.map(|path| path.display().to_string())).collect()
         };
         let gone = wait::until("nothing of the pods is there", || Ok(left().is_empty().then_some(())));
         gone.with_context(|| left().join("\n"))
@@ -76,7 +85,7 @@ fn a_pod_whose_shim_was_killed_is_told_and_removed(node: &Namespace) -> Result<(
     let mut traces = Traces::default();
     traces.follow(node, &pod)?;
     let shim = process::parent(pod.pid()?)?;
-    traces.pids.extend([containers[0].pid()?, containers[1].pid()?]);
+    traces.follow_processes(&[containers[0].pid()?, containers[1].pid()?])?;
     kill(Pid::from_raw(shim), Signal::SIGKILL)?;
     for container in &containers {
         let status = container.ended()?;

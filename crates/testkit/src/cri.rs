@@ -6,7 +6,7 @@ pub mod log;
 use crate::containerd::pods::PAUSE;
 use crate::image::Rootfs;
 use crate::run::{self, Output};
-use crate::{Image, Namespace, checkout, store, wait};
+use crate::{Image, Namespace, checkout, process, store, wait};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs;
@@ -240,6 +240,12 @@ impl PodContainer<'_> {
     /// Waits for its end with this code, and gives what it wrote to stdout.
     pub fn finish(&self, code: i32) -> Result<String> {
         let status = self.ended()?;
+        let containerd = process::server_of(&self.cri.namespace.containerd().socket())?;
+        // The end may be told before the last line is written.
+        wait::until("the log is closed", || {
+            let open = process::files(containerd)?.into_iter().any(|(_, target)| Path::new(&target) == self.log);
+            Ok((!open).then_some(()))
+        })?;
         let said = self.output("stdout")?;
         ensure!(status["exitCode"] == json!(code), "{status}: {said}{}", self.output("stderr")?);
         Ok(said)

@@ -22,6 +22,14 @@ pub fn exists(pid: i32) -> bool {
     status(pid).is_ok_and(|status| !status["State"].starts_with('Z'))
 }
 
+/// When it was started, in ticks since boot: with the pid it names a process for good, since pids are used again.
+pub fn born(pid: i32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("read the stat of {pid}"))?;
+    // proc_pid_stat(5): field 22; the second, in parentheses, may hold anything.
+    let (_, fields) = text.rsplit_once(')').context("a name in parentheses")?;
+    Ok(fields.split_whitespace().nth(19).context("a start time")?.parse()?)
+}
+
 /// The lines of `/proc/PID/status`, by their name.
 pub fn status(pid: i32) -> Result<BTreeMap<String, String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))
