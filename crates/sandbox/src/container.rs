@@ -267,6 +267,7 @@ fn confine(
     // Never the shim's own, which containerd protects. A refusal is told by `refused_score`.
     let _ = fs::write("/proc/self/oom_score_adj", isolation.oom_score_adj.unwrap_or(0).to_string());
     namespaces::join(isolation)?;
+    users.enter_owned(isolation)?;
     namespaces::make_cgroup_namespace(isolation).map_err(step("make a cgroup namespace"))?;
     if let Some(hostname) = &isolation.hostname
         && namespaces::owns_uts(isolation)

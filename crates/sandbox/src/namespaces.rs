@@ -1,5 +1,6 @@
 //! Namespaces of the container process: made with the fork, or joined by path.
 
+use crate::user_namespace;
 use nix::sched::{CloneFlags, setns};
 use plan::{Isolation, Namespace, NamespaceKind};
 use std::fs::File;
@@ -57,10 +58,12 @@ pub enum NamespaceError {
 }
 
 /// The clone flags of the namespaces to make. The mount namespace is always new. The cgroup namespace is made later,
-/// in the child, once it is in its cgroup.
+/// in the child, once it is in its cgroup; those that a user namespace owns are made with that.
 pub(crate) fn made_with_fork(isolation: &Isolation) -> i32 {
+    let owned = user_namespace::owned_kinds(isolation);
     let made = isolation.namespaces.iter().filter(|namespace| namespace.path.is_none());
-    let kinds = made.map(|namespace| namespace.kind).filter(|kind| *kind != NamespaceKind::Cgroup);
+    let kinds = made.map(|namespace| namespace.kind);
+    let kinds = kinds.filter(|kind| *kind != NamespaceKind::Cgroup && !owned.contains(kind));
     kinds.fold(CloneFlags::CLONE_NEWNS, |flags, kind| flags | flag(kind)).bits()
 }
 
@@ -155,15 +158,15 @@ pub(crate) fn owns_uts(isolation: &Isolation) -> bool {
 
 /// A parameter of the kernel that is set in the node's own namespace would be set for the node.
 fn refuse_the_node_s(isolation: &Isolation, kind: NamespaceKind, path: &Path) -> Result<(), NamespaceError> {
-    let (name, prefixes): (_, &[&str]) = match kind {
-        NamespaceKind::Network => ("net", &["net/"]),
-        NamespaceKind::Ipc => ("ipc", &["kernel/msg", "kernel/sem", "kernel/shm", "fs/mqueue/"]),
-        NamespaceKind::Uts => ("uts", &["kernel/domainname"]),
+    let prefixes: &[&str] = match kind {
+        NamespaceKind::Network => &["net/"],
+        NamespaceKind::Ipc => &["kernel/msg", "kernel/sem", "kernel/shm", "fs/mqueue/"],
+        NamespaceKind::Uts => &["kernel/domainname"],
         NamespaceKind::Cgroup | NamespaceKind::Mount | NamespaceKind::Pid => return Ok(()),
     };
     let number = |path: &Path| std::fs::metadata(path).map(|file| file.ino()).ok();
     // Made with the fork or still the shim's, which is the node's.
-    let same = number(path).is_some() && number(path) == number(&Path::new("/proc/self/ns").join(name));
+    let same = number(path).is_some() && number(path) == number(&Path::new("/proc/self/ns").join(name(kind)));
     let set = isolation.sysctls.keys().find(|set| prefixes.iter().any(|prefix| set.starts_with(prefix)));
     match set.filter(|_| same) {
         Some(set) => Err(NamespaceError::OfTheNode { sysctl: set.clone(), path: path.to_owned() }),
@@ -176,7 +179,20 @@ fn enter(kind: NamespaceKind, path: &PathBuf) -> Result<(), NamespaceError> {
     joined.map_err(|source| NamespaceError::Join { kind, path: path.clone(), source })
 }
 
-fn flag(kind: NamespaceKind) -> CloneFlags {
+/// The kernel's name of it, below `/proc/PID/ns`.
+pub(crate) fn name(kind: NamespaceKind) -> &'static str {
+    match kind {
+        NamespaceKind::Cgroup => "cgroup",
+        NamespaceKind::Ipc => "ipc",
+        NamespaceKind::Mount => "mnt",
+        NamespaceKind::Network => "net",
+        NamespaceKind::Pid => "pid",
+        NamespaceKind::Uts => "uts",
+    }
+}
+
+/// The kernel's flag for it.
+pub(crate) fn flag(kind: NamespaceKind) -> CloneFlags {
     match kind {
         NamespaceKind::Cgroup => CloneFlags::CLONE_NEWCGROUP,
         NamespaceKind::Ipc => CloneFlags::CLONE_NEWIPC,
