@@ -2,20 +2,21 @@
 # Fetches the versions of containerd that the tests and the demo run against, once, into a cache outside the checkout.
 # Usage: test/containerd.sh [DIR [VERSION...]]
 #   DIR      the cache (default: ${XDG_CACHE_HOME:-$HOME/.cache}/containerd-shim-wasm)
-#   VERSION  1.6, 1.7 or 2.4 (default: these three), or system: what the machine's own distribution has
+#   VERSION  1.6, 1.7, 2.1, 2.3 or 2.4 (default: these), or system: what the machine's own distribution has
 # Each version ends up in DIR/containerd-VERSION/bin, complete or not at all.
-# 1.6 and 1.7 are Debian bookworm's and trixie's packages, unpacked; where the machine has no Debian mirror in its apt
-# sources (Ubuntu), and for 2.4 everywhere, they are built with Go from the module proxy.
+# 1.6, 1.7 and 2.1 are Debian bookworm's, trixie's and sid's packages, unpacked; where the machine has no Debian mirror in its
+# apt sources (Ubuntu), where sid has gone on to another line, and for 2.3 and 2.4 everywhere, they are built with Go from
+# the module proxy.
 # CONTAINERD_FROM=go builds all of them with Go.
 set -euo pipefail
 
 cache=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/containerd-shim-wasm}
 [ $# -gt 0 ] && shift
-[ $# -gt 0 ] || set -- 1.6 1.7 2.4
+[ $# -gt 0 ] || set -- 1.6 1.7 2.1 2.3 2.4
 
 # The releases that are built with Go.
-declare -A release=([1.6]=v1.6.38 [1.7]=v1.7.27 [2.4]=v2.4.2)
-declare -A suite=([1.6]=bookworm [1.7]=trixie)
+declare -A release=([1.6]=v1.6.38 [1.7]=v1.7.27 [2.1]=v2.1.9 [2.3]=v2.3.7 [2.4]=v2.4.2)
+declare -A suite=([1.6]=bookworm [1.7]=trixie [2.1]=sid)
 
 say() { echo "containerd.sh: $*"; }
 fail() {
@@ -25,11 +26,12 @@ fail() {
 
 . "$(dirname "$0")/mirror.sh"
 
-# Downloads a package of another suite with an apt of its own, so that the machine's sources stay as they are.
-debian_package() { # SUITE DIR
+# Downloads a package of another suite with an apt of its own, so that the machine's sources stay as they are. Fails if the
+# suite has another line by now.
+debian_package() { # VERSION DIR
 	local apt=$2/apt
 	mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/parts"
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(debian_mirror) $1 main" >"$apt/sources.list"
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(debian_mirror) ${suite[$1]} main" >"$apt/sources.list"
 	: >"$apt/status"
 	# An unpacked directory below the cache cannot be read by apt's own user: download as root.
 	local options=(-o "Dir::State=$apt/state" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt/cache"
@@ -39,6 +41,7 @@ debian_package() { # SUITE DIR
 	dpkg-deb -x "$2"/containerd_*.deb "$2/root"
 	mv "$2/root/usr/bin" "$2/bin"
 	rm -rf "$apt" "$2/root" "$2"/containerd_*.deb
+	case $("$2/bin/containerd" --version) in *" $1."* | *" v$1."*) ;; *) rm -rf "$2/bin" && return 1 ;; esac
 }
 
 # The package of the machine's own sources, unpacked and not installed.
@@ -54,9 +57,14 @@ need_go() {
 	command -v go >/dev/null || fail "go is missing: install Go 1.25 or newer to build containerd $1"
 }
 
+from_go() { # VERSION DIR
+	need_go "$1"
+	say "building $1 (${release[$1]}) with Go"
+	case $1 in 1.*) go_build_module "$@" ;; *) go_install "$@" ;; esac
+}
+
 # containerd 1.x has `replace` lines in its go.mod, which `go install` refuses: build in a copy of the module.
 go_build_module() { # VERSION DIR
-	need_go "$1"
 	local module
 	module=$(cd "$2" && go mod download -json "github.com/containerd/containerd@${release[$1]}" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
 	[ -d "$module" ] || fail "the module proxy has no containerd ${release[$1]}"
@@ -69,7 +77,6 @@ go_build_module() { # VERSION DIR
 }
 
 go_install() { # VERSION DIR
-	need_go "$1"
 	local stamp="-X github.com/containerd/containerd/v2/version.Version=${release[$1]}"
 	mkdir -p "$2/bin"
 	GOBIN=$2/bin CGO_ENABLED=0 go install -trimpath -tags no_btrfs,no_devmapper,no_zfs -ldflags "-s -w $stamp" \
@@ -93,15 +100,11 @@ for version in "$@"; do
 	if [ "$version" = system ]; then
 		say "fetching this distribution's package"
 		system_package "$work"
-	elif [ "$version" = 2.4 ]; then
-		say "building $version (${release[$version]}) with Go"
-		go_install "$version" "$work"
-	elif [ "${CONTAINERD_FROM:-}" != go ] && [ -n "$(debian_mirror)" ]; then
+	elif [ "${CONTAINERD_FROM:-}" != go ] && [ -n "${suite[$version]:-}" ] && [ -n "$(debian_mirror)" ]; then
 		say "fetching $version from Debian ${suite[$version]}"
-		debian_package "${suite[$version]}" "$work"
+		debian_package "$version" "$work" || from_go "$version" "$work"
 	else
-		say "building $version (${release[$version]}) with Go"
-		go_build_module "$version" "$work"
+		from_go "$version" "$work"
 	fi
 	"$work/bin/containerd" --version
 	chmod 755 "$work"

@@ -1,8 +1,9 @@
 //! Pods through the CRI of real containerds: sandboxes, containers and their ends as a kubelet sees them. Each case runs on
-//! containerd 1.7 and 2.4.
+//! containerd 1.7 and 2.4, the main path also on 2.1 and 2.3.
 
 mod annotations;
 mod churn;
+mod images;
 mod lifecycle;
 mod logs;
 mod mounts;
@@ -19,7 +20,9 @@ use testkit::{Suite, Version};
 type Cases = &'static [(&'static str, Case)];
 
 fn main() -> ExitCode {
-    let versions = [Version::V1_7, Version::V2_4];
+    let current = [Version::V1_7, Version::V2_4];
+    let between = [Version::V2_1, Version::V2_3];
+    let every = [current, between].concat();
     let cases = [
         sandbox::CASES,
         lifecycle::CASES,
@@ -32,6 +35,13 @@ fn main() -> ExitCode {
         churn::CASES,
     ];
     let suite = Suite::new(env!("CARGO_BIN_EXE_containerd-shim-wasm-v1")).of_pods();
-    let suite = cases.into_iter().fold(suite, |suite, cases| suite.on(&versions, cases));
-    suite.on(&[Version::V2_4], mounts::OF_NEWER_VERSIONS).run()
+    let suite = cases.into_iter().fold(suite, |suite, cases| suite.on(&current, cases));
+    suite
+        .on(&[Version::V2_4], mounts::OF_NEWER_VERSIONS)
+        .on(&between, lifecycle::CASES)
+        .on(&between, logs::CASES)
+        .on(&between, restarts::CASES)
+        .on(&every, images::CASES)
+        .on(&[Version::V2_1, Version::V2_3, Version::V2_4], images::LOCAL)
+        .run()
 }

@@ -3,60 +3,25 @@
 
 mod config;
 pub(crate) mod pods;
+mod version;
 
 pub use crate::leftovers::Whose;
+pub(crate) use version::Form;
+pub use version::Version;
 
 use crate::leftovers::{self, Before};
 use crate::namespace::Namespace;
-use crate::{process, store, wait};
+use crate::{process, wait};
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-
-/// The versions that tests run on; `test/containerd.sh` fetches them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Version {
-    /// Task service v2 only; its `ctr` lacks some options.
-    V1_6,
-    /// Task service v2 only.
-    V1_7,
-    /// Task service v3, bootstrap parameters on stdin.
-    V2_4,
-}
-
-impl Version {
-    /// Where its binaries are.
-    pub fn bin(self) -> PathBuf {
-        store::dir().join(format!("containerd-{self}")).join("bin")
-    }
-
-    /// Its name as the path of a test: `v1_7`.
-    pub fn module(self) -> &'static str {
-        match self {
-            Version::V1_6 => "v1_6",
-            Version::V1_7 => "v1_7",
-            Version::V2_4 => "v2_4",
-        }
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Version::V1_6 => "1.6",
-            Version::V1_7 => "1.7",
-            Version::V2_4 => "2.4",
-        })
-    }
-}
 
 /// How much containerd and its shims log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +52,8 @@ pub enum Service<'a> {
         shim: &'a Path,
         /// Where it has its settings from.
         operator_file: OperatorFile,
+        /// Who pulls.
+        pull: Pull,
     },
 }
 
@@ -97,6 +64,15 @@ pub enum OperatorFile {
     ByOption,
     /// Where a shim looks if the handler has no options; there for this containerd alone.
     InItsPlace,
+}
+
+/// Who pulls the images of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pull {
+    /// As the version does it: the transfer service from 2.1 on.
+    Usual,
+    /// CRI itself, as on nodes with `discard_unpacked_layers`, mirrors in the main file and the like.
+    Local,
 }
 
 /// How long shims may take to leave after their last container.
@@ -138,7 +114,13 @@ impl Containerd {
 
     /// As [`Containerd::start_for_pods`], with a choice of the handler's options.
     pub fn start_for_pods_with(version: Version, shim: &Path, operator_file: OperatorFile) -> Result<Arc<Self>> {
-        let service = Service::Pods { shim, operator_file };
+        let service = Service::Pods { shim, operator_file, pull: Pull::Usual };
+        Containerd::start_service(version, shim, Whose::Ours, Logging::Everything, service)
+    }
+
+    /// As [`Containerd::start_for_pods`], with this way of pulling.
+    pub fn start_to_pull(version: Version, shim: &Path, pull: Pull) -> Result<Arc<Self>> {
+        let service = Service::Pods { shim, operator_file: OperatorFile::ByOption, pull };
         Containerd::start_service(version, shim, Whose::Ours, Logging::Everything, service)
     }
 

@@ -7,7 +7,7 @@ use crate::containerd::pods::PAUSE;
 use crate::image::Rootfs;
 use crate::run::{self, Output};
 use crate::{Image, Namespace, checkout, process, store, wait};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,6 +48,17 @@ impl<'a> Cri<'a> {
         ensure!(output.code == 0, "import {}: {output}", image.reference());
         let known = || Ok((self.crictl(&["inspecti", image.reference()])?.code == 0).then_some(()));
         wait::until(&format!("CRI knows {}", image.reference()), known)
+    }
+
+    /// Lets containerd pull an image: the id by which the kubelet asks for a container of it, or what `crictl` says.
+    pub fn pull(&self, reference: &str) -> Result<Result<String, Output>> {
+        let output = self.crictl(&["pull", reference])?;
+        if output.code != 0 {
+            return Ok(Err(output));
+        }
+        let text = output.text();
+        let id = text.trim().rsplit(' ').next().context("an image's id")?;
+        Ok(Ok(id.to_owned()))
     }
 
     /// Runs `crictl` to its end.
@@ -124,19 +135,25 @@ pub struct Pod<'a> {
 impl<'a> Pod<'a> {
     /// Creates a container, after `change` to its configuration.
     pub fn create(&self, image: &Image, args: &[&str], change: impl FnOnce(&mut Value)) -> Result<PodContainer<'a>> {
-        let (name, output) = self.try_create(image, args, change)?;
-        ensure!(output.code == 0, "create a container of {}: {output}", image.reference());
-        let log = self.dir.join("logs").join(format!("{name}.log"));
-        Ok(PodContainer { cri: self.cri, id: output.text().trim().to_owned(), log })
+        let refused = |output| anyhow!("create a container of {}: {output}", image.reference());
+        self.try_create(image, args, change)?.map_err(refused)
     }
 
     /// The creation must fail, with all of these in what it says.
     pub fn refused(&self, image: &Image, parts: &[&str], change: impl FnOnce(&mut Value)) -> Result<()> {
-        let (_, output) = self.try_create(image, &["/app.wasm"], change)?;
-        refused(&output, parts)
+        match self.try_create(image, &["/app.wasm"], change)? {
+            Ok(container) => bail!("container {} was created", container.id),
+            Err(output) => refused(&output, parts),
+        }
     }
 
-    fn try_create(&self, image: &Image, args: &[&str], change: impl FnOnce(&mut Value)) -> Result<(String, Output)> {
+    /// As [`Pod::create`], or what `crictl` says if containerd refuses.
+    pub fn try_create(
+        &self,
+        image: &Image,
+        args: &[&str],
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Result<PodContainer<'a>, Output>> {
         let name = self.cri.namespace.fresh("container");
         let mut config = json!({
             "metadata": { "name": name, "attempt": 0 },
@@ -149,7 +166,11 @@ impl<'a> Pod<'a> {
         let file = self.dir.join(format!("{name}.json"));
         fs::write(&file, config.to_string())?;
         let output = self.cri.crictl(&["create", &self.id, &text(&file), &text(&self.dir.join("pod.json"))])?;
-        Ok((name, output))
+        if output.code != 0 {
+            return Ok(Err(output));
+        }
+        let log = self.dir.join("logs").join(format!("{name}.log"));
+        Ok(Ok(PodContainer { cri: self.cri, id: output.text().trim().to_owned(), log }))
     }
 
     /// Creates and starts a container.
@@ -249,6 +270,11 @@ impl PodContainer<'_> {
         let said = self.output("stdout")?;
         ensure!(status["exitCode"] == json!(code), "{status}: {said}{}", self.output("stderr")?);
         Ok(said)
+    }
+
+    /// Its log once a line is in it.
+    pub fn log_once_written(&self) -> Result<String> {
+        wait::until("the log is written", || Ok(Some(self.log()).filter(|log| log.ends_with('\n'))))
     }
 
     /// Stops it, with so many seconds of grace.

@@ -34,8 +34,12 @@ pub struct Image {
 pub enum ConfigForm {
     /// `application/vnd.oci.image.config.v1+json`; `diff_ids` count the filesystem layers only.
     Plain,
+    /// The same, its `diff_ids` with the layers that are no filesystem among them, as some builders write it.
+    Counting,
     /// `application/vnd.wasm.config.v0+json`.
     Wasm,
+    /// `application/vnd.oci.empty.v1+json`, as for an artifact without a config.
+    Empty,
 }
 
 #[derive(Debug, Clone)]
@@ -77,6 +81,17 @@ impl Image {
     /// The wasm as a layer of its own, platform wasi/wasm.
     pub fn with_layer(reference: &str, media_type: &str, wasm: &[u8]) -> Self {
         Image::new(reference).platform("wasi", "wasm").blob_layer(media_type, wasm).entrypoint(["app.wasm"])
+    }
+
+    /// The same by another name.
+    pub fn named(mut self, reference: &str) -> Self {
+        reference.clone_into(&mut self.reference);
+        self
+    }
+
+    /// Its blobs.
+    pub(crate) fn layout(&self) -> Result<layout::Layout> {
+        layout::of(self)
     }
 
     /// Its name in the tar.

@@ -33,6 +33,7 @@ pub mod namespace;
 pub mod node;
 pub mod process;
 pub mod random;
+pub mod registry;
 pub mod run;
 pub mod runtime;
 pub mod spec;

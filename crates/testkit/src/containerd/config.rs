@@ -1,6 +1,6 @@
 //! The configuration files of a private containerd.
 
-use super::{Logging, Service, Version, pods};
+use super::{Form, Logging, Service, Version, pods};
 use crate::wait;
 use anyhow::Result;
 use std::fs;
@@ -36,9 +36,9 @@ const DISABLED: [&str; 8] = [
 
 /// Writes containerd's own configuration and the operator file of the shim.
 pub(super) fn write(version: Version, logging: Logging, service: Service<'_>, dir: &Path) -> Result<()> {
-    let format = match version {
-        Version::V1_6 | Version::V1_7 => 2,
-        Version::V2_4 => 3,
+    let format = match version.form() {
+        Form::One => 2,
+        Form::Two => 3,
     };
     let of_pods: &[&str] = if let Service::Pods { .. } = service { &[] } else { &OF_PODS };
     let disabled: Vec<String> = of_pods.iter().chain(&DISABLED).map(|id| format!("{id:?}")).collect();
@@ -52,14 +52,16 @@ pub(super) fn write(version: Version, logging: Logging, service: Service<'_>, di
         socket = socket(dir),
         ttrpc = dir.join("c.sock.ttrpc"),
     );
-    // Otherwise 2.4 tells shims to put their sockets into the node's own directory.
+    // Otherwise these tell shims to put their sockets into the node's own directory.
     let sockets = match version {
-        Version::V1_6 | Version::V1_7 => String::new(),
-        Version::V2_4 => format!("[plugins.\"io.containerd.shim.v1.manager\"]\nsocket_dir = {:?}\n", dir.join("s")),
+        Version::V1_6 | Version::V1_7 | Version::V2_1 => String::new(),
+        Version::V2_3 | Version::V2_4 => {
+            format!("[plugins.\"io.containerd.shim.v1.manager\"]\nsocket_dir = {:?}\n", dir.join("s"))
+        }
     };
     let pods = match service {
         Service::Tasks => String::new(),
-        Service::Pods { shim, operator_file } => pods::config(version, shim, dir, operator_file)?,
+        Service::Pods { shim, operator_file, pull } => pods::config(version.form(), shim, operator_file, pull, dir)?,
     };
     fs::write(dir.join("config.toml"), config + &sockets + &pods)?;
     // The shim's default, which a Go program exceeds where the processor is emulated.

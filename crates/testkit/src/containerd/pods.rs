@@ -1,71 +1,66 @@
 //! The part of containerd's configuration that is about pods: runtimes by handler, the network, the pause image.
 
-use super::{OperatorFile, Version};
+use super::{Form, OperatorFile, Pull};
 use anyhow::Result;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The image that containerd unpacks for a sandbox. Nothing of it runs.
 pub(crate) const PAUSE: &str = "test.local/pause:1";
+/// The folder with what is known of registries, `HOST/hosts.toml`.
+pub(crate) const REGISTRIES: &str = "registries";
 /// Where Debian's package has the plugins of the network.
 const PLUGINS: &str = "/usr/lib/cni";
 
-/// The runtime `wasm` is the binary `shim`; the network is one of the node, with addresses of `dir`'s own.
-pub(super) fn config(version: Version, shim: &Path, dir: &Path, operator_file: OperatorFile) -> Result<String> {
+/// The runtime `wasm` is the binary `shim`; the network is one of the node, with addresses of its own.
+pub(super) fn config(form: Form, shim: &Path, operator_file: OperatorFile, pull: Pull, dir: &Path) -> Result<String> {
     let net = dir.join("net.d");
     fs::create_dir(&net)?;
-    fs::write(net.join("10-pods.conflist"), network(version, dir))?;
-    let plugin = match version {
-        Version::V1_6 | Version::V1_7 => "io.containerd.grpc.v1.cri",
-        Version::V2_4 => "io.containerd.cri.v1.runtime",
+    fs::write(net.join("10-pods.conflist"), network(dir))?;
+    let local = match pull {
+        Pull::Usual => "",
+        Pull::Local => "use_local_image_pull = true\n",
     };
-    let (shim, options) = (shim.display(), dir.join("operator.toml"));
-    let options = match operator_file {
-        OperatorFile::ByOption => {
-            format!("[plugins.{plugin:?}.containerd.runtimes.wasm.options]\nConfigFile = {options:?}\n")
+    let registries = format!("config_path = {:?}\n", dir.join(REGISTRIES));
+    let (plugin, images, bin) = match form {
+        Form::One => {
+            let pause = format!("sandbox_image = {PAUSE:?}\n");
+            ("io.containerd.grpc.v1.cri", pause, format!("bin_dir = {PLUGINS:?}\n"))
         }
+        Form::Two => ("io.containerd.cri.v1.runtime", String::new(), format!("bin_dirs = [{PLUGINS:?}]\n")),
+    };
+    let of_images = match form {
+        Form::One => format!("[plugins.\"io.containerd.grpc.v1.cri\".registry]\n{registries}"),
+        Form::Two => format!(
+            "[plugins.\"io.containerd.cri.v1.images\"]\n{local}\
+             [plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = {PAUSE:?}\n\
+             [plugins.\"io.containerd.cri.v1.images\".registry]\n{registries}"
+        ),
+    };
+    let runtimes = format!("plugins.{plugin:?}.containerd.runtimes");
+    let options = match operator_file {
+        OperatorFile::ByOption => format!("[{runtimes}.wasm.options]\nConfigFile = {:?}\n", dir.join("operator.toml")),
         OperatorFile::InItsPlace => String::new(),
     };
     // Score adjustments below containerd's own need a capability that a node in a container lacks. Network namespaces are
     // kept below the state directory.
-    let common = format!(
-        "restrict_oom_score_adj = true\nnetns_mounts_under_state_dir = true\n{}",
-        match version {
-            Version::V1_6 | Version::V1_7 => format!("sandbox_image = {PAUSE:?}\n"),
-            Version::V2_4 => String::new(),
-        }
-    );
-    let cni = match version {
-        Version::V1_6 | Version::V1_7 => format!("bin_dir = {PLUGINS:?}\n"),
-        Version::V2_4 => format!("bin_dirs = [{PLUGINS:?}]\n"),
-    };
-    let pinned = match version {
-        Version::V1_6 | Version::V1_7 => String::new(),
-        Version::V2_4 => format!("[plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = {PAUSE:?}\n"),
-    };
     Ok(format!(
-        "{pinned}[plugins.{plugin:?}]\n{common}\
-         [plugins.{plugin:?}.cni]\n{cni}conf_dir = {net:?}\n\
-         [plugins.{plugin:?}.containerd.runtimes.wasm]\nruntime_type = \"{shim}\"\n\
+        "{of_images}[plugins.{plugin:?}]\nrestrict_oom_score_adj = true\nnetns_mounts_under_state_dir = true\n{images}\
+         [plugins.{plugin:?}.cni]\n{bin}conf_dir = {net:?}\n\
+         [{runtimes}.wasm]\nruntime_type = {shim:?}\n\
          pod_annotations = [\"io.containerd.wasm.v1/*\"]\n\
          container_annotations = [\"io.kubernetes.container.terminationMessage*\"]\n\
-         {options}\
-         [plugins.{plugin:?}.containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n"
+         {options}[{runtimes}.runc]\nruntime_type = \"io.containerd.runc.v2\"\n"
     ))
 }
 
-/// A pair of devices for each pod, in a range for each version, whose tests may run side by side, and for each containerd
-/// of the version.
-fn network(version: Version, dir: &Path) -> String {
-    static STARTED: AtomicU8 = AtomicU8::new(0);
-    let started = STARTED.fetch_add(1, Ordering::Relaxed);
-    let version = match version {
-        Version::V1_6 => 16,
-        Version::V1_7 => 17,
-        Version::V2_4 => 24,
-    };
-    let subnet = format!("10.{}.{version}.0/24", 99 + started);
+/// A pair of devices for each pod, in a range for each containerd: those of tests run side by side.
+fn network(dir: &Path) -> String {
+    const RANGES: u32 = 16 * 256;
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    let range = (std::process::id() * 16 + STARTED.fetch_add(1, Ordering::Relaxed)) % RANGES;
+    let subnet = format!("10.{}.{}.0/24", 80 + range / 256, range % 256);
     format!(
         r#"{{"cniVersion": "0.4.0", "name": "pods", "plugins": [{{"type": "ptp", "ipam": {{"type": "host-local",
         "dataDir": {:?}, "ranges": [[{{"subnet": {subnet:?}}}]], "routes": [{{"dst": "0.0.0.0/0"}}]}}}}]}}"#,

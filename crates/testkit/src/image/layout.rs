@@ -11,6 +11,7 @@ use tar::{Builder, Header};
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const PLAIN_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const EMPTY_CONFIG: &str = "application/vnd.oci.empty.v1+json";
 const WASM_CONFIG: &str = "application/vnd.wasm.config.v0+json";
 const FILES: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
@@ -24,8 +25,33 @@ pub struct Digests {
 }
 
 /// The blobs of a layout, by digest.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Blobs(BTreeMap<String, Vec<u8>>);
+
+/// An image as blobs.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    blobs: Blobs,
+    /// Digest and type of each manifest, and last of what the image's name leads to.
+    manifests: Vec<(String, String)>,
+    /// The descriptor of that.
+    named: Value,
+    digests: Digests,
+}
+
+impl Layout {
+    /// Configs and layers by digest.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let manifest = |digest: &str| self.manifests.iter().any(|(known, _)| known == digest);
+        let all = self.blobs.0.iter().map(|(digest, bytes)| (digest.as_str(), bytes.as_slice()));
+        all.filter(move |(digest, _)| !manifest(digest))
+    }
+
+    /// Digest, type and text of each manifest, and last of what the image's name leads to.
+    pub(crate) fn manifests(&self) -> impl Iterator<Item = (&str, &str, &[u8])> {
+        self.manifests.iter().map(|(digest, kind)| (digest.as_str(), kind.as_str(), self.blobs.0[digest].as_slice()))
+    }
+}
 
 impl Blobs {
     /// Stores the bytes and gives their descriptor.
@@ -41,7 +67,7 @@ impl Blobs {
     }
 }
 
-pub(super) fn write(image: &Image, output: impl Write) -> Result<Digests> {
+pub(super) fn of(image: &Image) -> Result<Layout> {
     let mut blobs = Blobs::default();
     let mut layers = Vec::new();
     let mut diff_ids = Vec::new();
@@ -52,13 +78,21 @@ pub(super) fn write(image: &Image, output: impl Write) -> Result<Digests> {
                 diff_ids.push(store::digest(&tar));
                 blobs.add(FILES, rootfs::gzip(&tar)?)
             }
-            Layer::Blob { media_type, bytes } => blobs.add(media_type, bytes.clone()),
+            Layer::Blob { media_type, bytes } => {
+                if image.config == ConfigForm::Counting {
+                    diff_ids.push(store::digest(bytes));
+                }
+                blobs.add(media_type, bytes.clone())
+            }
         });
     }
     let mut manifests = Vec::new();
     for (os, architecture) in &image.platforms {
         let config = match image.config {
-            ConfigForm::Plain => blobs.add_json(PLAIN_CONFIG, &plain_config(image, os, architecture, &diff_ids)),
+            ConfigForm::Empty => blobs.add_json(EMPTY_CONFIG, &json!({})),
+            ConfigForm::Plain | ConfigForm::Counting => {
+                blobs.add_json(PLAIN_CONFIG, &plain_config(image, os, architecture, &diff_ids))
+            }
             ConfigForm::Wasm => {
                 let config = json!({
                     "created": "1970-01-01T00:00:00Z", "architecture": architecture, "os": os,
@@ -74,16 +108,28 @@ pub(super) fn write(image: &Image, output: impl Write) -> Result<Digests> {
         descriptor["platform"] = json!({ "os": os, "architecture": architecture });
         manifests.push(descriptor);
     }
-    let mut named = match manifests.as_slice() {
+    let digest = |blob: &Value| blob["digest"].as_str().unwrap_or_default().to_owned();
+    let mut known: Vec<_> = manifests.iter().map(|manifest| (digest(manifest), MANIFEST.to_owned())).collect();
+    let named = match manifests.as_slice() {
         [manifest] if image.bare => manifest.clone(),
-        _ => blobs.add_json(INDEX, &json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests })),
+        _ => {
+            let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
+            let index = blobs.add_json(INDEX, &index);
+            known.push((digest(&index), INDEX.to_owned()));
+            index
+        }
     };
+    let digests = Digests { layers: layers.iter().map(digest).collect(), chain_id: chain_id(&diff_ids) };
+    Ok(Layout { blobs, manifests: known, named, digests })
+}
+
+pub(super) fn write(image: &Image, output: impl Write) -> Result<Digests> {
+    let Layout { blobs, mut named, digests, .. } = of(image)?;
     named["annotations"] = json!({
         "io.containerd.image.name": image.reference,
         "org.opencontainers.image.ref.name": image.reference,
     });
     let top = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [named] });
-
     let mut tar = Builder::new(output);
     append(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     append(&mut tar, "index.json", top.to_string().as_bytes())?;
@@ -91,8 +137,7 @@ pub(super) fn write(image: &Image, output: impl Write) -> Result<Digests> {
         append(&mut tar, &format!("blobs/{}", digest.replace(':', "/")), bytes)?;
     }
     tar.finish()?;
-    let digest = |layer: &Value| layer["digest"].as_str().map(str::to_owned);
-    Ok(Digests { layers: layers.iter().filter_map(digest).collect(), chain_id: chain_id(&diff_ids) })
+    Ok(digests)
 }
 
 fn plain_config(image: &Image, os: &str, architecture: &str, diff_ids: &[String]) -> Value {
