@@ -7,7 +7,7 @@ SHIM := $(TARGET_DIR)/containerd-shim-wasm-v1
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-churn test-vm fuzz bench bench-check bench-density bench-build lint install deps clean
+.PHONY: help build demo test test-churn test-vm critest fuzz bench bench-check bench-density bench-build lint install deps clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -26,6 +26,7 @@ test: lint build ## Check format and lints, then run all tests, unit and on real
 	test/containerd.sh
 	test/wasm-rust.sh
 	test/cri/tools.sh
+	test/cri/registry.sh
 	cargo test --release --locked --workspace
 
 SECONDS ?= 60
@@ -34,8 +35,13 @@ fuzz: ## Vary the inputs in crates/*/corpus for SECONDS (60) per target; what fa
 
 N ?= 10000
 test-churn: build ## Make and delete N (10000) containers per containerd, a tenth of them hurt (root)
-	test/containerd.sh
+	test/containerd.sh "" 1.7 2.4
 	CHURN_TASKS=$(N) cargo test --release --locked --workspace --test churn
+
+REPORT ?= critest.md
+critest: build ## Run CRI's conformance tests with runc and with ours; the table goes to REPORT (critest.md) (root)
+	@test/deps.sh test
+	test/cri/critest.sh $(SHIM) $(TARGET_DIR)/critest $(REPORT)
 
 test-vm: ## Run the integration tests in a VM with cgroup v2, systemd and AppArmor (root, amd64)
 	@test/deps.sh vm
@@ -46,7 +52,7 @@ PEER_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/peer
 export WASM_BENCH_BIN := $(TARGET_DIR)
 bench-build: build
 	@test/deps.sh bench
-	test/containerd.sh
+	test/containerd.sh "" 2.4
 	@began=$$(date +%s); cd test/bench/peer && RUSTFLAGS= CARGO_TARGET_DIR=$(PEER_DIR) cargo build --release --locked \
 		&& install -m 0755 $(PEER_DIR)/$(HOST)/release/containerd-shim-peer-v1 $(abspath $(TARGET_DIR))/ \
 		&& echo "the peer was built in $$(($$(date +%s) - began)) s"
@@ -62,7 +68,7 @@ DENSITY ?= 1000
 DENSITY_HTTP ?= 200
 bench-density: build ## Start DENSITY (1000) sleeping containers and DENSITY_HTTP (200) services: what they cost (root)
 	@test/deps.sh bench
-	test/containerd.sh
+	test/containerd.sh "" 2.4
 	$(TARGET_DIR)/bench density $(DENSITY) $(DENSITY_HTTP)
 
 lint: deps ## Check format and lints

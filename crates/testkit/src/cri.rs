@@ -28,9 +28,13 @@ pub struct Cri<'a> {
 impl<'a> Cri<'a> {
     /// With the pause image, and these.
     pub fn new(namespace: &'a Namespace, images: &[&Image]) -> Result<Cri<'a>> {
+        Cri::with_pause(namespace, b"nothing of this runs\n", images)
+    }
+
+    /// As [`Cri::new`], with a program for the pause image, which other handlers than ours run.
+    pub fn with_pause(namespace: &'a Namespace, program: &[u8], images: &[&Image]) -> Result<Cri<'a>> {
         let cri = Cri { namespace, crictl: tool()? };
-        let pause =
-            Image::new(PAUSE).rootfs(Rootfs::new().file("pause", b"nothing of this runs\n")).entrypoint(["/pause"]);
+        let pause = Image::new(PAUSE).rootfs(Rootfs::new().file("pause", program)).entrypoint(["/pause"]);
         for image in [&pause].into_iter().chain(images.iter().copied()) {
             cri.import(image)?;
         }
