@@ -64,6 +64,8 @@ pub enum OperatorFile {
     ByOption,
     /// Where a shim looks if the handler has no options; there for this containerd alone.
     InItsPlace,
+    /// The node's own. No wasm may run there: its code would go into the node's own cache.
+    OfTheNode,
 }
 
 /// Who pulls the images of pods.

@@ -41,7 +41,7 @@ pub(super) fn config(form: Form, shim: &Path, operator_file: OperatorFile, pull:
     let runtimes = format!("plugins.{plugin:?}.containerd.runtimes");
     let options = match operator_file {
         OperatorFile::ByOption => format!("[{runtimes}.wasm.options]\nConfigFile = {:?}\n", dir.join("operator.toml")),
-        OperatorFile::InItsPlace => String::new(),
+        OperatorFile::InItsPlace | OperatorFile::OfTheNode => String::new(),
     };
     // Score adjustments below containerd's own need a capability that a node in a container lacks. Network namespaces are
     // kept below the state directory.
