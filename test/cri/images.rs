@@ -11,10 +11,9 @@ use testkit::{Containerd, Image, Namespace, Version, cases, guests};
 
 pub(crate) const CASES: Cases = cases![
     crate::images::each_form_of_an_image_by_tag_and_digest,
+    crate::images::each_form_of_an_image_where_unpacked_layers_are_discarded,
     crate::images::a_registry_that_the_node_s_files_name,
 ];
-/// Of the versions that have both ways of pulling.
-pub(crate) const LOCAL: Cases = cases![crate::images::each_form_of_an_image_by_cri_s_own_pull];
 
 /// What becomes of an image.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +30,7 @@ use Outcome::{NotCreated, NotPulled, Runs};
 /// By whom an image is pulled and unpacked.
 #[derive(Debug, Clone, Copy)]
 enum Way {
-    /// CRI: 1.7, and later versions that are set to it.
+    /// CRI: 1.7, and later versions that are set to discard what is unpacked.
     Cri,
     /// The transfer service, and by CRI what that has left packed.
     Transfer,
@@ -100,15 +99,16 @@ fn each_form_of_an_image_by_tag_and_digest(node: &Namespace) -> Result<()> {
     each_form(node, Pull::Usual)
 }
 
-fn each_form_of_an_image_by_cri_s_own_pull(node: &Namespace) -> Result<()> {
-    let containerd = Containerd::start_to_pull(node.containerd().version(), node.containerd().shim(), Pull::Local)?;
-    each_form(&containerd.namespace(&format!("{}-inner", node.name())), Pull::Local)?;
+fn each_form_of_an_image_where_unpacked_layers_are_discarded(node: &Namespace) -> Result<()> {
+    let containerd =
+        Containerd::start_to_pull(node.containerd().version(), node.containerd().shim(), Pull::Discarding)?;
+    each_form(&containerd.namespace(&format!("{}-inner", node.name())), Pull::Discarding)?;
     containerd.stop()
 }
 
 fn each_form(node: &Namespace, pull: Pull) -> Result<()> {
     let way = match (pull, node.containerd().version()) {
-        (Pull::Local, _) | (Pull::Usual, Version::V1_6 | Version::V1_7) => Way::Cri,
+        (Pull::Discarding, _) | (Pull::Usual, Version::V1_6 | Version::V1_7) => Way::Cri,
         (Pull::Usual, Version::V2_1) => Way::Transfer,
         (Pull::Usual, Version::V2_3 | Version::V2_4) => Way::TransferAlone,
     };
@@ -165,6 +165,8 @@ fn observe(cri: &Cri<'_>, pod: &Pod<'_>, reference: &str, command: &[&str]) -> R
         Ok(id) => id,
         Err(output) => return Ok(Seen { stage: Stage::NotPulled, said: output.errors() }),
     };
+    // What an image does not hold on to is gone by the time that its container is created.
+    cri.collect_garbage()?;
     let seen = run(cri, pod, &Image::new(&id), command)?;
     cri.ask(&["rmi", &id])?;
     Ok(seen)

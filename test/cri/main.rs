@@ -40,8 +40,8 @@ fn main() -> ExitCode {
         .on(&[Version::V2_4], mounts::OF_NEWER_VERSIONS)
         .on(&between, lifecycle::CASES)
         .on(&between, logs::CASES)
-        .on(&between, restarts::CASES)
+        .on(&[Version::V2_1], restarts::CASES)
+        .on(&[Version::V2_3], restarts::OF_CONTAINERD)
         .on(&every, images::CASES)
-        .on(&[Version::V2_1, Version::V2_3, Version::V2_4], images::LOCAL)
         .run()
 }

@@ -52,7 +52,7 @@ pub enum Service<'a> {
         shim: &'a Path,
         /// Where it has its settings from.
         operator_file: OperatorFile,
-        /// Who pulls.
+        /// How it pulls images.
         pull: Pull,
     },
 }
@@ -68,13 +68,13 @@ pub enum OperatorFile {
     OfTheNode,
 }
 
-/// Who pulls the images of pods.
+/// How the images of pods are pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pull {
-    /// As the version does it: the transfer service from 2.1 on.
+    /// As the version does it by itself: the transfer service from 2.1 on.
     Usual,
-    /// CRI itself, as on nodes with `discard_unpacked_layers`, mirrors in the main file and the like.
-    Local,
+    /// By CRI, which then discards the layers that it has unpacked, as kind sets it.
+    Discarding,
 }
 
 /// How long shims may take to leave after their last container.

@@ -45,13 +45,25 @@ impl<'a> Cri<'a> {
     pub fn import(&self, image: &Image) -> Result<()> {
         let tar = self.namespace.directory("image")?.join("image.tar");
         image.write(&tar)?;
-        let containerd = self.namespace.containerd();
-        let mut ctr = Command::new(containerd.version().bin().join("ctr"));
-        ctr.arg("--address").arg(containerd.socket()).args(["--namespace", NAMESPACE, "images", "import"]).arg(&tar);
-        let output = run::finish(ctr, None)?;
-        ensure!(output.code == 0, "import {}: {output}", image.reference());
+        self.ctr(&["images", "import", &text(&tar)])?;
         let known = || Ok((self.crictl(&["inspecti", image.reference()])?.code == 0).then_some(()));
         wait::until(&format!("CRI knows {}", image.reference()), known)
+    }
+
+    /// Lets containerd remove what nothing refers to.
+    pub fn collect_garbage(&self) -> Result<()> {
+        let lease = format!("{}-{}", self.namespace.name(), self.namespace.fresh("lease"));
+        self.ctr(&["leases", "create", "--id", &lease])?;
+        self.ctr(&["leases", "delete", "--sync", &lease])
+    }
+
+    fn ctr(&self, words: &[&str]) -> Result<()> {
+        let containerd = self.namespace.containerd();
+        let mut ctr = Command::new(containerd.version().bin().join("ctr"));
+        ctr.arg("--address").arg(containerd.socket()).args(["--namespace", NAMESPACE]).args(words);
+        let output = run::finish(ctr, None)?;
+        ensure!(output.code == 0, "ctr {words:?}: {output}");
+        Ok(())
     }
 
     /// Lets containerd pull an image: the id by which the kubelet asks for a container of it, or what `crictl` says.

@@ -18,9 +18,9 @@ pub(super) fn config(form: Form, shim: &Path, operator_file: OperatorFile, pull:
     let net = dir.join("net.d");
     fs::create_dir(&net)?;
     fs::write(net.join("10-pods.conflist"), network(dir))?;
-    let local = match pull {
+    let discard = match pull {
         Pull::Usual => "",
-        Pull::Local => "use_local_image_pull = true\n",
+        Pull::Discarding => "discard_unpacked_layers = true\n",
     };
     let registries = format!("config_path = {:?}\n", dir.join(REGISTRIES));
     let (plugin, images, bin) = match form {
@@ -31,9 +31,12 @@ pub(super) fn config(form: Form, shim: &Path, operator_file: OperatorFile, pull:
         Form::Two => ("io.containerd.cri.v1.runtime", String::new(), format!("bin_dirs = [{PLUGINS:?}]\n")),
     };
     let of_images = match form {
-        Form::One => format!("[plugins.\"io.containerd.grpc.v1.cri\".registry]\n{registries}"),
+        Form::One => format!(
+            "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n{discard}\
+             [plugins.\"io.containerd.grpc.v1.cri\".registry]\n{registries}"
+        ),
         Form::Two => format!(
-            "[plugins.\"io.containerd.cri.v1.images\"]\n{local}\
+            "[plugins.\"io.containerd.cri.v1.images\"]\n{discard}\
              [plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = {PAUSE:?}\n\
              [plugins.\"io.containerd.cri.v1.images\".registry]\n{registries}"
         ),
