@@ -6,7 +6,7 @@ set -euo pipefail
 
 build=(gcc libc6-dev make protobuf-compiler file binutils bsdextrautils)
 demo=(clang lld wasi-libc util-linux)
-tests=(busybox-static containernetworking-plugins curl iproute2 openssl runc debootstrap debian-archive-keyring python3-venv)
+tests=(busybox-static containernetworking-plugins curl iproute2 iptables openssl runc debootstrap debian-archive-keyring python3-venv)
 vm=(qemu-system-x86 e2fsprogs)
 bench=(crun libseccomp-dev pkg-config g++ wrk)
 # Not beside a Node.js that has another origin, whose package brings npm along.
@@ -33,7 +33,7 @@ fi
 if ! command -v apt-get >/dev/null; then
 	tools=(cc make protoc file readelf)
 	[ "$set" = build ] || tools+=(clang wasm-ld setpriv)
-	case $set in test | vm | bench) tools+=(busybox curl ip openssl runc go python3 node npm) ;; esac
+	case $set in test | vm | bench) tools+=(busybox curl ip iptables openssl runc go python3 node npm) ;; esac
 	[ "$set" != bench ] || tools+=(crun pkg-config c++ wrk)
 	[ "$set" != vm ] || tools+=(qemu-system-x86_64 debootstrap mke2fs debugfs)
 	case $set in test | vm | bench) tools+=(/usr/lib/cni/ptp /usr/lib/cni/host-local) ;; esac
