@@ -26,7 +26,10 @@ fn nothing_stays_of_many_pods(node: &Namespace) -> Result<()> {
             let container = pod.run(&hello, &["/app.wasm"], |_| ())?;
             traces.lock().map_err(|_| anyhow!("another turn panicked"))?.follow(node, &pod)?;
             let said = container.finish(0)?;
-            ensure!(said == "hello from wasm\n", "{said:?}");
+            let own = || -> Vec<String> {
+                node.log().lines().filter(|line| line.contains(&container.id)).map(str::to_owned).collect()
+            };
+            ensure!(said == "hello from wasm\n", "{said:?}: {:#?}", own());
             pod.remove()?;
         }
         Ok(())
