@@ -3,7 +3,8 @@
 
 use crate::logger::{self, Ends, Logger, LoggerError, Pipes};
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{Mode, SFlag, fstat};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -14,6 +15,9 @@ use tokio::time::{Instant, sleep};
 
 /// How long a message waits for room in a full fifo that nobody reads.
 const MESSAGE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long the last output waits for a client that reads it.
+const READING_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why stdio could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +145,15 @@ impl Kept {
         self.stdin = None;
     }
 
+    /// Waits until what was written to the fifos has been read. A client that hears of the end may stop opening them
+    /// (containerd's does), and what nobody holds open is lost. What stays unread is given up on.
+    pub async fn until_read(&self) {
+        let deadline = Instant::now() + READING_PATIENCE;
+        while self.outputs.iter().flatten().any(has_unread) && Instant::now() < deadline {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Writes a message to the container's stderr. A fifo that stays full is given up on: nobody reads it.
     pub async fn tell(&self, message: &str) -> io::Result<()> {
         let [_, Some(stderr)] = &self.outputs else { return Ok(()) };
@@ -158,6 +171,14 @@ impl Kept {
         }
         Ok(())
     }
+}
+
+/// Whether a fifo, which is kept open in both directions, has something to read. Files and pipes of loggers have not.
+fn has_unread(output: &OwnedFd) -> bool {
+    let is_fifo =
+        fstat(output).is_ok_and(|file| SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO);
+    let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
+    is_fifo && poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// The shim's end and the child's. Each is an open file description of its own: the child's mode of blocking is its
@@ -198,4 +219,38 @@ fn log_file(path: &Path) -> Result<(Option<OwnedFd>, OwnedFd), StdioError> {
 
 fn failed(path: &Path, errno: nix::errno::Errno) -> StdioError {
     StdioError::Open { path: path.to_owned(), source: errno.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::mkfifo;
+    use std::io::Read;
+    use tokio::time::timeout;
+
+    #[test]
+    fn the_end_waits_for_a_reader_of_the_last_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let [fifo, file] = ["fifo", "file"].map(|name| dir.path().join(name));
+        mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let (stdout, stderr) = (fifo.display().to_string(), format!("file://{}", file.display()));
+        let names = Names { namespace: "n", id: "i", stdin: "", stdout: &stdout, stderr: &stderr };
+        let (Stdio { kept, child }, _) = Stdio::open(&names).unwrap();
+        let [_, out, err] = child.map(File::from);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            (&err).write_all(b"in a file").unwrap();
+            timeout(READING_PATIENCE / 2, kept.until_read()).await.unwrap();
+            (&out).write_all(b"last words").unwrap();
+            timeout(READING_PATIENCE / 10, kept.until_read()).await.unwrap_err();
+            let mut reader = File::open(&fifo).unwrap();
+            let mut said = [0; 10];
+            reader.read_exact(&mut said).unwrap();
+            timeout(READING_PATIENCE / 2, kept.until_read()).await.unwrap();
+            assert_eq!(said, *b"last words");
+            // Nobody reads this.
+            (&out).write_all(b"more").unwrap();
+            timeout(READING_PATIENCE * 10, kept.until_read()).await.unwrap();
+        });
+    }
 }

@@ -55,6 +55,7 @@ pub(super) async fn watch(
     if let Some(message) = &termination.message {
         explain(id, &kept, termination_file.as_ref(), message).await;
     }
+    kept.until_read().await;
     // Closed before the exit is told: clients read to the end of the output before they delete.
     drop(kept);
     let exit = exit_now(child.pid(), termination.code);
