@@ -5,6 +5,7 @@ mod annotations;
 mod churn;
 mod images;
 mod lifecycle;
+mod linux;
 mod logs;
 mod mounts;
 mod resources;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     let cases = [
         sandbox::CASES,
         lifecycle::CASES,
+        linux::CASES,
         security::CASES,
         resources::CASES,
         mounts::CASES,

@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::pin::Pin;
@@ -58,25 +58,49 @@ pub(crate) enum BrokenPipe {
 /// The stream for a guest's stdin.
 pub(crate) fn input(fd: OwnedFd) -> io::Result<Box<dyn StdinStream + Sync>> {
     let file = File::from(fd);
-    if !file.metadata()?.file_type().is_fifo() {
-        return Ok(Box::new(InputFile::new(file)));
-    }
-    Ok(Box::new(PipeInput(Arc::new(pipe::Receiver::from_file(file)?))))
+    let pipe = match Kind::of(&file)? {
+        Kind::File => return Ok(Box::new(InputFile::new(file))),
+        Kind::Pipe => PipeInput { pipe: Arc::new(pipe::Receiver::from_file(file)?), terminal: false },
+        Kind::Terminal => PipeInput { pipe: Arc::new(pipe::Receiver::from_file_unchecked(file)?), terminal: true },
+    };
+    Ok(Box::new(pipe))
 }
 
-/// A pipe that the guest reads.
+/// What a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    Pipe,
+    /// It was made so that it does not block, and is read and written like a pipe.
+    Terminal,
+}
+
+impl Kind {
+    fn of(file: &File) -> io::Result<Kind> {
+        Ok(match file.metadata()?.file_type().is_fifo() {
+            true => Kind::Pipe,
+            false if file.is_terminal() => Kind::Terminal,
+            false => Kind::File,
+        })
+    }
+}
+
+/// A pipe, or a terminal, that the guest reads.
 #[derive(Clone)]
-struct PipeInput(Arc<pipe::Receiver>);
+struct PipeInput {
+    pipe: Arc<pipe::Receiver>,
+    terminal: bool,
+}
 
 impl IsTerminal for PipeInput {
     fn is_terminal(&self) -> bool {
-        false
+        self.terminal
     }
 }
 
 impl StdinStream for PipeInput {
     fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
-        Box::new(PipeReader { pipe: self.0.clone(), waiting: None })
+        Box::new(PipeReader { pipe: self.pipe.clone(), waiting: None })
     }
 
     fn p2_stream(&self) -> Box<dyn InputStream> {
@@ -88,7 +112,7 @@ impl StdinStream for PipeInput {
 impl Pollable for PipeInput {
     async fn ready(&mut self) {
         // An error shows at the read.
-        let _ = self.0.readable().await;
+        let _ = self.pipe.readable().await;
     }
 }
 
@@ -99,7 +123,7 @@ impl InputStream for PipeInput {
             return Ok(Bytes::new());
         }
         let mut buffer = BytesMut::zeroed(size.min(CHUNK));
-        match self.0.try_read(&mut buffer) {
+        match self.pipe.try_read(&mut buffer) {
             Ok(0) => Err(StreamError::Closed),
             Ok(count) => {
                 buffer.truncate(count);
@@ -154,11 +178,15 @@ impl Output {
     /// Must be called inside of a tokio runtime.
     pub(crate) fn new(fd: OwnedFd, broken_pipe: BrokenPipe) -> io::Result<Self> {
         let file = File::from(fd);
-        if !file.metadata()?.file_type().is_fifo() {
-            return Ok(Output::File(OutputFile::new(file)));
-        }
+        let kind = Kind::of(&file)?;
+        let pipe = match kind {
+            Kind::File => return Ok(Output::File(OutputFile::new(file))),
+            Kind::Pipe => pipe::Sender::from_file(file)?,
+            Kind::Terminal => pipe::Sender::from_file_unchecked(file)?,
+        };
         Ok(Output::Pipe(PipeOutput(Arc::new(Shared {
-            pipe: pipe::Sender::from_file(file)?,
+            pipe,
+            terminal: kind == Kind::Terminal,
             broken_pipe,
             state: Mutex::default(),
         }))))
@@ -193,7 +221,7 @@ impl Output {
 
 impl IsTerminal for Output {
     fn is_terminal(&self) -> bool {
-        false
+        matches!(self, Output::Pipe(pipe) if pipe.0.terminal)
     }
 }
 
@@ -219,6 +247,7 @@ pub(crate) struct PipeOutput(Arc<Shared>);
 
 struct Shared {
     pipe: pipe::Sender,
+    terminal: bool,
     broken_pipe: BrokenPipe,
     state: Mutex<State>,
 }

@@ -52,7 +52,9 @@ impl Stage {
         }
         let lowered = lowered.map(|mut lowered| {
             // Its file is closed before the tree is looked at.
-            if let Some(guest) = &mut lowered.guest {
+            if let Lowered::Own(own) = &mut lowered
+                && let Some(guest) = &mut own.guest
+            {
                 guest.wasm = Wasm::file(std::fs::File::open("/dev/null").unwrap());
             }
             lowered
@@ -108,7 +110,12 @@ fn check_isolation(isolation: &plan::Isolation) {
     assert!(isolation.oom_score_adj.is_none_or(|score| (-1000..=1000).contains(&score)), "{isolation:?}");
 }
 
-fn check_plan(spec: &Value, lowered: &Lowered) {
+fn check_linux(plan: &LinuxPlan) {
+    let cgroup = plan.cgroup.path();
+    assert!(is_clean(Path::new(&cgroup)) && cgroup != "/" && !cgroup.contains('\0'), "{plan:?}");
+}
+
+fn check_plan(spec: &Value, lowered: &Own) {
     let plan = &lowered.plan;
     let text = serde_json::to_string(plan).expect("a plan is plain data");
     let again: RunPlan = serde_json::from_str(&text).expect("what was written is read");
@@ -164,7 +171,11 @@ fn any_config_is_planned_or_refused_in_one_line() {
     let stage = Stage::new();
     let fuzz = Fuzz::new(env!("CARGO_PKG_NAME"), "config", Form::Json, 1500);
     fuzz.run(|config| match (stage.lower(config), stage.lower(config)) {
-        (Ok(lowered), Ok(again)) => {
+        (Ok(Lowered::Linux(plan)), Ok(Lowered::Linux(again))) => {
+            assert_eq!(plan, again);
+            check_linux(&plan);
+        }
+        (Ok(Lowered::Own(lowered)), Ok(Lowered::Own(again))) => {
             assert_eq!(lowered.plan, again.plan);
             // What is no part of a spec may be nested deeper than a value can be.
             check_plan(&serde_json::from_slice(config).unwrap_or_default(), &lowered);

@@ -2,12 +2,14 @@
 //! Reads only: it never mounts or changes anything; what containerd streams goes to a file without a name. It must not
 //! know Wasmtime, nor the task protocol.
 //!
-//! [`lower`] reads the spec (`bundle`), refuses what is not built (`unbuilt`), gathers the settings (`settings`), lowers
-//! the spec (`lowering`) and finds the wasm (`source`: a file, or `image`: a layer).
+//! [`lower`] reads the spec (`bundle`), refuses what is not built (`unbuilt`), looks at what `args[0]` names (`source`) and
+//! leaves a Linux program to runc. Else it gathers the settings (`settings`), lowers the spec (`lowering`) and finds the
+//! wasm (`source`: a file, or `image`: a layer).
 
 #![forbid(unsafe_code)]
 
 mod bundle;
+mod exec;
 mod image;
 mod lowering;
 mod settings;
@@ -17,10 +19,12 @@ mod update;
 mod wasm;
 
 use bundle::Role;
-use plan::{CacheSettings, Invocation, Program, RunPlan, Source};
+use plan::{CacheSettings, Invocation, LinuxPlan, Program, RunPlan, Source};
+use source::AtArgument;
 use std::path::{Path, PathBuf};
 
 pub use bundle::{Error as BundleError, group_of};
+pub use exec::{Error as ExecError, ProcessSpec, lower_exec, process};
 pub use image::{ContainerdError, Error as ImageError, StoreError};
 pub use lowering::{
     Error as LoweringError, HookError, InvocationError, IsolationError, LimitError, MountError, SeccompError,
@@ -29,8 +33,12 @@ pub use lowering::{
 pub use settings::{AnnotationError, Error as SettingsError, KeyError, OperatorError, OptionsError, TomlError};
 pub use source::{Error as SourceError, RootfsError};
 pub use unbuilt::Error as UnbuiltError;
-pub use update::{Error as UpdateError, Update, update};
+pub use oci_spec::runtime::{LinuxResources, Process};
+pub use update::{Error as UpdateError, Update, resources, update};
 pub use wasm::{Error as WasmError, Wasm};
+
+/// The runtime of Linux containers, where the options name no other.
+const RUNC: &str = "runc";
 
 /// Where containerd answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +88,16 @@ pub struct Request<'a> {
 
 /// What a request comes to.
 #[derive(Debug)]
-pub struct Lowered {
+pub enum Lowered {
+    /// A process of the shim's own runs it.
+    Own(Box<Own>),
+    /// The node's runc runs it.
+    Linux(LinuxPlan),
+}
+
+/// What a process of the shim's own is to run.
+#[derive(Debug)]
+pub struct Own {
     /// The plan.
     pub plan: RunPlan,
     /// The wasm, unless the container is a sandbox.
@@ -128,35 +145,45 @@ pub enum Error {
 pub async fn lower(request: Request<'_>) -> Result<Lowered, Error> {
     let bundle = bundle::load(request.bundle)?;
     unbuilt::refuse(&bundle)?;
+    let invocation = lowering::lower_invocation(&bundle.process)?;
+    let (namespace, id) = (&request.containerd.namespace, request.id);
+    let at_argument = match bundle.role() {
+        Role::Sandbox => AtArgument::Nothing,
+        Role::Container => source::look(&request, &invocation, bundle.spec.mounts().as_deref().unwrap_or_default())?,
+    };
+    if let AtArgument::Linux = at_argument {
+        let named = settings::choose_options(request.options).map_err(SettingsError::from)?.binary_name;
+        let runtime = named.unwrap_or_else(|| RUNC.into());
+        return Ok(Lowered::Linux(lowering::lower_linux(&bundle, runtime, namespace, id)?));
+    }
     let env = bundle.process.env().as_deref().unwrap_or_default();
     let settings = settings::load(request.options, &bundle.annotations, env)?;
-    // Before the wasm is looked for: a mistake in the spec is told without a word with containerd.
-    let parts = lowering::lower(&bundle, &settings, &request.containerd.namespace, request.id)?;
+    // Before the image is looked at: a mistake in the spec is told without a word with containerd.
+    let parts = lowering::lower(&bundle, &settings, namespace, id)?;
     let (program, guest, invocation) = match bundle.role() {
-        Role::Sandbox => (Program::Pause, None, parts.invocation),
+        Role::Sandbox => (Program::Pause, None, invocation),
         Role::Container => {
             let (source, guest, invocation) =
-                guest(&request, settings.invoke.as_deref(), settings.cache, parts.invocation).await?;
+                guest(&request, settings.invoke.as_deref(), settings.cache, invocation, at_argument).await?;
             (Program::Wasm(source), Some(guest), invocation)
         }
     };
-    Ok(Lowered {
-        plan: RunPlan {
-            id: request.id.to_owned(),
-            program,
-            invocation,
-            root: parts.root,
-            mounts: parts.mounts,
-            limits: parts.limits,
-            isolation: parts.isolation,
-            network: settings.network,
-            http: settings.http,
-            hooks: parts.hooks,
-            termination_file: parts.termination_file,
-        },
-        guest,
-        warnings: parts.warnings.iter().map(|warning| plan::printable_line(warning)).collect(),
-    })
+    let plan = RunPlan {
+        id: id.to_owned(),
+        program,
+        invocation,
+        terminal: bundle.process.terminal().unwrap_or_default(),
+        root: parts.root,
+        mounts: parts.mounts,
+        limits: parts.limits,
+        isolation: parts.isolation,
+        network: settings.network,
+        http: settings.http,
+        hooks: parts.hooks,
+        termination_file: parts.termination_file,
+    };
+    let warnings = parts.warnings.iter().map(|warning| plan::printable_line(warning)).collect();
+    Ok(Lowered::Own(Box::new(Own { plan, guest, warnings })))
 }
 
 /// Finds the wasm of a container, and what it is called where the spec has no arguments.
@@ -165,15 +192,14 @@ async fn guest(
     invoke: Option<&str>,
     cache: CacheSettings,
     mut invocation: Invocation,
+    at_argument: AtArgument,
 ) -> Result<(Source, Guest, Invocation), Error> {
     let wanted = source::Wanted {
         argument: invocation.args.first().map(String::as_str),
         invoke,
-        cwd: Path::new(&invocation.cwd),
-        env: &invocation.env,
         max_bytes: cache.compile.wasm_bytes,
     };
-    let chosen = source::find(request, &wanted).await?;
+    let chosen = source::find(request, &wanted, at_argument).await?;
     if invocation.args.is_empty() {
         invocation.args.extend(chosen.name);
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use plan::{
-    CacheSettings, CgroupPath, Hook, Hooks, Http, Invocation, Isolation, Limits, NetworkAccess, Origin, RootAccess,
+    CacheSettings, CgroupPath, Hook, Hooks, Http, Invocation, Isolation, Limits, NetworkAccess, Numbering, Origin, RootAccess,
     Source, User,
 };
 use prost::Message;
@@ -37,7 +37,14 @@ impl Bundle {
         Bundle { dir, spec }
     }
 
-    fn lower(&self) -> Result<Lowered, String> {
+    fn lower(&self) -> Result<Own, String> {
+        self.lower_any().map(|lowered| match lowered {
+            Lowered::Own(own) => *own,
+            Lowered::Linux(plan) => panic!("runc would run {plan:?}"),
+        })
+    }
+
+    fn lower_any(&self) -> Result<Lowered, String> {
         let path = self.dir.path();
         std::fs::write(path.join("config.json"), self.spec.to_string()).unwrap();
         let containerd = Containerd { address: path.join("containerd.sock"), namespace: "ns".to_owned() };
@@ -71,6 +78,7 @@ fn plain_bundle_becomes_a_plan() {
             env: Vec::new(),
             cwd: "/".to_owned(),
         },
+        terminal: false,
         root: RootAccess::ReadWrite,
         mounts: Vec::new(),
         limits: Limits::default(),
@@ -162,20 +170,15 @@ fn memory_limit_is_asked_or_defaulted_or_the_maximum() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_by_name() {
-    let cases = [(
-        "process",
-        json!({"cwd": "/", "user": {"uid": 0, "gid": 0}, "terminal": true}),
-        "terminals are not built yet: run the container without a tty",
-    )];
-    for (part, value, message) in cases {
-        let mut bundle = Bundle::new("");
-        bundle.spec[part] = value;
-        assert_eq!(bundle.lower().unwrap_err(), message, "{part}");
-    }
+fn terminals_are_told_and_roots_elsewhere_refused() {
     let mut bundle = Bundle::new("");
+    bundle.spec["process"]["terminal"] = json!(true);
     bundle.spec["annotations"] = json!({"io.kubernetes.cri.container-type": "container"});
-    bundle.lower().unwrap();
+    assert!(bundle.lower().unwrap().plan.terminal);
+    bundle.spec["root"]["path"] = json!("/elsewhere");
+    let wanted =
+        "root filesystem /elsewhere outside of the bundle is not built yet: run the container from an image";
+    assert_eq!(bundle.lower().unwrap_err(), wanted);
 }
 
 #[test]
@@ -222,4 +225,28 @@ fn sandbox_of_a_pod_needs_no_wasm_and_has_no_mounts() {
     let lowered = bundle.lower().unwrap();
     assert_eq!(lowered.plan.program, Program::Pause);
     assert!(lowered.guest.is_none() && lowered.plan.mounts.is_empty(), "{lowered:?}");
+}
+
+#[test]
+fn linux_programs_are_left_to_runc() {
+    let mut bundle = Bundle::new("not even read");
+    for (name, first_bytes) in [("tool", b"\x7fELF\x02\x01\x01\0".as_slice()), ("script", b"#!/bin/sh\n")] {
+        std::fs::write(bundle.dir.path().join("rootfs").join(name), first_bytes).unwrap();
+        bundle.spec["process"]["args"] = json!([format!("/{name}")]);
+        bundle.spec["process"]["terminal"] = json!(true);
+        bundle.spec["annotations"] = json!({"io.containerd.wasm.v1/no-such": "key"});
+        bundle.spec["linux"] = json!({"resources": {"memory": {"limit": 5}}, "namespaces": [{"type": "pid"}]});
+        let Ok(Lowered::Linux(plan)) = bundle.lower_any() else { panic!("{name} is not runc's") };
+        let wanted = LinuxPlan {
+            id: "id".to_owned(),
+            runtime: "runc".into(),
+            cgroup: CgroupPath::Cgroupfs("/ns/id".to_owned()),
+            memory_limit_bytes: Some(5),
+            numbering: Numbering::Own,
+        };
+        assert_eq!(plan, wanted);
+    }
+    bundle.spec["linux"]["namespaces"] = json!([{"type": "pid", "path": "/proc/7/ns/pid"}]);
+    let Ok(Lowered::Linux(plan)) = bundle.lower_any() else { panic!("it is not runc's") };
+    assert_eq!(plan.numbering, Numbering::Shared);
 }

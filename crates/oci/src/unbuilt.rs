@@ -7,19 +7,13 @@ use std::path::PathBuf;
 /// What was asked for and is not built yet.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// `process.terminal`.
-    #[error("terminals are not built yet: run the container without a tty")]
-    Terminal,
     /// `root.path` outside of the bundle: `ctr run --rootfs`.
     #[error("root filesystem {0} outside of the bundle is not built yet: run the container from an image")]
     Rootfs(PathBuf),
 }
 
-/// Refuses what the rest of this crate would otherwise have to ignore.
+/// Refuses a root filesystem that containerd did not mount, which the rest of this crate would otherwise ignore.
 pub(crate) fn refuse(bundle: &Bundle) -> Result<(), Error> {
-    if bundle.process.terminal() == Some(true) {
-        return Err(Error::Terminal);
-    }
     match foreign_root(bundle) {
         Some(root) => Err(Error::Rootfs(root)),
         None => Ok(()),

@@ -34,18 +34,23 @@ pub enum Error {
     Lowering(#[from] lowering::Error),
 }
 
-/// Reads the resources of an update, JSON of the given type.
+/// Lowers the resources of an update, JSON of the given type.
 pub fn update(type_url: &str, value: &[u8]) -> Result<Update, Error> {
+    let resources = resources(type_url, value)?;
+    let mut warnings = Vec::new();
+    let limits = lowering::lower_update(&resources, &mut warnings)?;
+    Ok(Update { limits, warnings })
+}
+
+/// Reads the resources of an update.
+pub fn resources(type_url: &str, value: &[u8]) -> Result<LinuxResources, Error> {
     if type_url.is_empty() && value.is_empty() {
         return Err(Error::Missing);
     }
     if type_url.rsplit('/').next() != Some(TYPE) {
         return Err(Error::Type(type_url.to_owned()));
     }
-    let resources: LinuxResources = serde_json::from_slice(value).map_err(Error::Parse)?;
-    let mut warnings = Vec::new();
-    let limits = lowering::lower_update(&resources, &mut warnings)?;
-    Ok(Update { limits, warnings })
+    serde_json::from_slice(value).map_err(Error::Parse)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod hooks;
 mod http;
 mod isolation;
 mod limits;
+mod linux;
 mod mounts;
 mod network;
 mod report;
@@ -26,6 +27,7 @@ pub use isolation::{
     CgroupPath, IdMappings, IdRange, Isolation, Namespace, NamespaceKind, Rlimit, User, UserNamespace, mapped,
 };
 pub use limits::{Bound, Cpu, Io, Limits, Memory, Throttle, ThrottleKind};
+pub use linux::{LinuxPlan, Numbering};
 pub use mounts::{Mount, MountFlags, MountSource, RootAccess};
 pub use network::{HostRule, NetworkAccess, NetworkRule, Protocol};
 pub use report::{Calls, Failure, Report, one_line, printable, printable_line};
@@ -41,6 +43,8 @@ pub struct RunPlan {
     pub program: Program,
     /// Arguments, environment and working directory of the guest.
     pub invocation: Invocation,
+    /// Whether its standard streams are a terminal, which is to control its session.
+    pub terminal: bool,
     /// How the guest sees the root filesystem.
     pub root: RootAccess,
     /// Mounts to make, in the order of the OCI spec. Each directory becomes a preopen of its own.

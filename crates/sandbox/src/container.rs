@@ -6,10 +6,9 @@ use crate::cgroup::{Cgroup, CgroupError, MemoryLimit};
 use crate::channel::ChildEnd;
 use crate::identity::{self, IdentityError};
 use crate::mounts::{self, MountError};
-use crate::namespaces::{self, NamespaceError};
+use crate::namespaces::{self, NamespaceError, Opened};
 use crate::process::{self, Birth, Descriptors, Spawned};
 use crate::seccomp::{self, SeccompError};
-use crate::stdio::Stdio;
 use crate::user_namespace::{UserNamespaceError, UserNamespaces};
 use crate::{signals, syscall};
 use nix::errno::Errno;
@@ -34,9 +33,20 @@ pub struct Spawn<'a> {
     /// Its cgroup, already made.
     pub cgroup: &'a Cgroup,
     /// Its standard input, output and error.
-    pub stdio: &'a Stdio,
+    pub stdio: &'a [OwnedFd; 3],
     /// The compiled guest, read-only, if there is one.
     pub artifact: Option<&'a File>,
+    /// Whose namespaces and files it gets.
+    pub place: Place,
+}
+
+/// Where a container process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In the namespaces of its plan, and in a root that it puts together.
+    Own,
+    /// Where this process of the container lives, which was there first.
+    Of(u32),
 }
 
 /// Why there is no container process.
@@ -98,21 +108,32 @@ pub fn missing(isolation: &Isolation) -> Vec<String> {
 /// Forks the container process; `body` runs in it and ends it. See [`process::fork`] for what the caller must hold to.
 pub fn spawn(spawn: &Spawn<'_>, body: impl FnOnce(Inside<'_>)) -> Result<Spawned, SpawnError> {
     let isolation = &spawn.plan.isolation;
-    let users = UserNamespaces::of(spawn.plan)?;
+    let users = match spawn.place {
+        Place::Own => UserNamespaces::of(spawn.plan)?,
+        Place::Of(_) => UserNamespaces::default(),
+    };
     let artifact = spawn.artifact.map(AsFd::as_fd);
     let rest = artifact.into_iter().chain(users.descriptors()).collect();
-    let descriptors = Descriptors { stdio: spawn.stdio.child(), rest };
+    let descriptors = Descriptors { stdio: spawn.stdio.each_ref().map(AsFd::as_fd), rest };
     let cgroup = spawn.cgroup.birthplace()?;
-    let namespaces = namespaces::made_with_fork(isolation);
+    let namespaces = match spawn.place {
+        Place::Own => namespaces::made_with_fork(isolation),
+        Place::Of(_) => 0,
+    };
     let fork = || {
         let birth = Birth { namespaces, cgroup: cgroup.as_ref().map(AsFd::as_fd) };
         process::fork(birth, &descriptors, |channel, mut rest| {
             let users = UserNamespaces::from_inherited(spawn.plan, rest.split_off(usize::from(artifact.is_some())));
             let artifact = rest.pop().map(File::from);
-            body(Inside { plan: spawn.plan, rootfs: spawn.rootfs, cgroup: spawn.cgroup, channel, artifact, users });
+            let Spawn { plan, rootfs, cgroup, place, .. } = *spawn;
+            body(Inside { plan, rootfs, cgroup, place, channel, artifact, users });
         })
     };
-    namespaces::in_pid_namespace(isolation, fork)?.map_err(SpawnError::Fork)
+    let forked = match spawn.place {
+        Place::Own => namespaces::in_pid_namespace(isolation, fork)?,
+        Place::Of(pid) => namespaces::in_pid_namespace_of(pid, fork)?,
+    };
+    forked.map_err(SpawnError::Fork)
 }
 
 /// The container process before it is confined: still root, still in the shim's filesystem.
@@ -121,6 +142,7 @@ pub struct Inside<'a> {
     plan: &'a RunPlan,
     rootfs: &'a Path,
     cgroup: &'a Cgroup,
+    place: Place,
     channel: ChildEnd,
     artifact: Option<File>,
     users: UserNamespaces,
@@ -145,10 +167,11 @@ impl<'a> Inside<'a> {
     pub fn join_cgroup(&mut self) {
         let joined = process::die_with_parent()
             .map_err(|source| ConfineError::Step { step: "tie the container process to the shim", source })
-            .and_then(|()| match self.cgroup.is_systemd() {
-                true if self.channel.wait_for_go() => Ok(()),
-                true => syscall::exit_now(1),
-                false => Ok(self.cgroup.join(&self.plan.limits)?),
+            .and_then(|()| match (self.place, self.cgroup.is_systemd()) {
+                (Place::Of(_), _) => Ok(self.cgroup.join_as_it_is()?),
+                (Place::Own, true) if self.channel.wait_for_go() => Ok(()),
+                (Place::Own, true) => syscall::exit_now(1),
+                (Place::Own, false) => Ok(self.cgroup.join(&self.plan.limits)?),
             });
         if let Err(error) = joined {
             self.channel.fail(message(&error));
@@ -178,7 +201,7 @@ impl<'a> Inside<'a> {
     /// Takes every right away that the guest is not granted. `wake` is called on each signal that asks to end, and
     /// must be async-signal-safe. Returns the pipe of these signals too: each is a byte with its number.
     pub fn confine(self, wake: impl Fn() + Send + Sync + 'static) -> (Confined, OwnedFd) {
-        let Inside { plan, rootfs, mut channel, users, .. } = self;
+        let Inside { plan, rootfs, mut channel, users, place, .. } = self;
         let mut hooks = || {
             channel.report(&Report::Mounted);
             // A shim that hangs up has said elsewhere why.
@@ -186,12 +209,15 @@ impl<'a> Inside<'a> {
                 syscall::exit_now(1);
             }
         };
-        let confined = confine(plan, rootfs, &users, &mut hooks, wake).and_then(|signals| {
+        let room = match place {
+            Place::Own => Room::Own { rootfs, users, hooks: &mut hooks },
+            Place::Of(pid) => Room::Of(pid),
+        };
+        let confined = confine(plan, room, wake).and_then(|signals| {
             let copy = signals.try_clone();
             let copy = copy.map_err(|source| ConfineError::Step { step: "share the pipe of signals", source })?;
             Ok((signals, copy))
         });
-        drop(users);
         match confined {
             Ok((signals, copy)) => (Confined { channel, signals }, copy),
             Err(error) => channel.fail(message(&error)),
@@ -251,11 +277,15 @@ impl Confined {
     }
 }
 
+/// How a process comes to where it lives.
+enum Room<'a> {
+    Own { rootfs: &'a Path, users: UserNamespaces, hooks: &'a mut dyn FnMut() },
+    Of(u32),
+}
+
 fn confine(
     plan: &RunPlan,
-    rootfs: &Path,
-    users: &UserNamespaces,
-    hooks: &mut dyn FnMut(),
+    room: Room<'_>,
     wake: impl Fn() + Send + Sync + 'static,
 ) -> Result<OwnedFd, ConfineError> {
     let isolation = &plan.isolation;
@@ -263,27 +293,28 @@ fn confine(
     // Built first: a filter is made with calls that it refuses.
     let filters = seccomp::container(isolation.seccomp.as_ref())?;
     setsid().map_err(|errno| step("start a session")(errno.into()))?;
+    if plan.terminal {
+        syscall::control_terminal(io::stdin().as_fd())
+            .map_err(|errno| step("make the terminal this session's")(errno.into()))?;
+    }
     name(plan);
     // Never the shim's own, which containerd protects. A refusal is told by `refused_score`.
     let _ = fs::write("/proc/self/oom_score_adj", isolation.oom_score_adj.unwrap_or(0).to_string());
-    namespaces::join(isolation)?;
-    users.enter_owned(isolation)?;
-    namespaces::make_cgroup_namespace(isolation).map_err(step("make a cgroup namespace"))?;
-    if let Some(hostname) = &isolation.hostname
-        && namespaces::owns_uts(isolation)
-    {
-        sethostname(hostname).map_err(|errno| step("set the host name")(errno.into()))?;
-    }
     let apparmor = isolation.apparmor.as_deref().filter(|_| apparmor::is_enabled());
     let apparmor = apparmor.map(apparmor::prepare).transpose()?;
-    namespaces::set_sysctls(isolation)?;
-    mounts::put_together(rootfs, plan, users.of_mounts())?;
-    if plan.hooks.at_creation() {
-        hooks();
+    match room {
+        Room::Own { rootfs, users, hooks } => {
+            settle(plan, rootfs, &users, hooks)?;
+            identity::limit(&isolation.rlimits)?;
+            users.enter()?;
+        }
+        Room::Of(pid) => {
+            let namespaces = Opened::of(pid)?;
+            namespaces.join_but_users()?;
+            identity::limit(&isolation.rlimits)?;
+            namespaces.join_users()?;
+        }
     }
-    mounts::enter(rootfs, plan)?;
-    identity::limit(&isolation.rlimits)?;
-    users.enter()?;
     identity::become_user(&isolation.user)?;
     // After all that a profile may forbid, as if it came with an exec; before no_new_privs, under which a process that is
     // confined itself, such as the shim of a node in a container, may change to fewer profiles.
@@ -293,6 +324,26 @@ fn confine(
     // Last: the steps above need calls that the filter refuses.
     filters.iter().try_for_each(seccomp::install)?;
     Ok(signals)
+}
+
+/// Makes the place where the container lives, and enters it.
+fn settle(plan: &RunPlan, rootfs: &Path, users: &UserNamespaces, hooks: &mut dyn FnMut()) -> Result<(), ConfineError> {
+    let isolation = &plan.isolation;
+    let step = |step| move |source| ConfineError::Step { step, source };
+    namespaces::join(isolation)?;
+    users.enter_owned(isolation)?;
+    namespaces::make_cgroup_namespace(isolation).map_err(step("make a cgroup namespace"))?;
+    if let Some(hostname) = &isolation.hostname
+        && namespaces::owns_uts(isolation)
+    {
+        sethostname(hostname).map_err(|errno| step("set the host name")(errno.into()))?;
+    }
+    namespaces::set_sysctls(isolation)?;
+    mounts::put_together(rootfs, plan, users.of_mounts())?;
+    if plan.hooks.at_creation() {
+        hooks();
+    }
+    Ok(mounts::enter(rootfs, plan)?)
 }
 
 /// Shows the guest's own name in `ps`.

@@ -5,8 +5,11 @@ mod apparmor;
 mod capabilities;
 pub mod cgroup;
 pub mod channel;
+pub mod children;
 pub mod compiler;
+pub mod console;
 pub mod container;
+pub mod errand;
 pub mod hooks;
 mod identity;
 pub mod logger;
@@ -24,4 +27,4 @@ mod user_namespace;
 
 pub use channel::{Channel, ChannelError, Orders};
 pub use process::{Child, Ended};
-pub use record::{Record, RecordError};
+pub use record::{Record, RecordError, Runtime};

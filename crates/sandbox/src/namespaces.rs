@@ -93,32 +93,64 @@ pub(crate) fn in_pid_namespace_of<T>(pid: u32, fork: impl FnOnce() -> T) -> Resu
     born_in(&of_process(pid, "pid"), fork)
 }
 
-/// Joins, in a child, the other namespaces of process `pid`. The user namespace comes last, as it takes the rights away
-/// that the others need; joining the one that this process is in already is an error to the kernel.
-pub(crate) fn join_those_of(pid: u32) -> Result<(), NamespaceError> {
-    let names = [
-        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
-        ("ipc", CloneFlags::CLONE_NEWIPC),
-        ("net", CloneFlags::CLONE_NEWNET),
-        ("uts", CloneFlags::CLONE_NEWUTS),
-        ("mnt", CloneFlags::CLONE_NEWNS),
-        ("user", CloneFlags::CLONE_NEWUSER),
-    ];
-    // All of them first: `/proc` is hidden by the mount namespace.
-    let mut opened = Vec::new();
-    for (name, flag) in names {
-        let path = of_process(pid, name);
-        let failed = |source| NamespaceError::OfProcess { name, pid, source };
-        let file = File::open(&path).map_err(failed)?;
-        let own = std::fs::metadata(Path::new("/proc/self/ns").join(name)).map_err(failed)?;
-        if file.metadata().map_err(failed)?.ino() != own.ino() {
-            opened.push((name, flag, file));
+/// The namespaces of a process that are joined one by one, by the kernel's names. That of users comes last, as it takes
+/// the rights away that the others need.
+const JOINED: [(&str, CloneFlags); 6] = [
+    ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ("ipc", CloneFlags::CLONE_NEWIPC),
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+    ("user", CloneFlags::CLONE_NEWUSER),
+];
+
+/// Namespaces of another process, open. All of them before any is joined: `/proc` is hidden by that of mounts.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pid: u32,
+    files: Vec<(&'static str, CloneFlags, File)>,
+}
+
+impl Opened {
+    /// Those of process `pid` that are not this process's own: joining one's own namespace of users is an error to the
+    /// kernel.
+    pub(crate) fn of(pid: u32) -> Result<Opened, NamespaceError> {
+        let mut files = Vec::new();
+        for (name, flag) in JOINED {
+            let failed = |source| NamespaceError::OfProcess { name, pid, source };
+            let file = File::open(of_process(pid, name)).map_err(failed)?;
+            let own = std::fs::metadata(Path::new("/proc/self/ns").join(name)).map_err(failed)?;
+            if file.metadata().map_err(failed)?.ino() != own.ino() {
+                files.push((name, flag, file));
+            }
         }
+        Ok(Opened { pid, files })
     }
-    for (name, flag, file) in opened {
-        setns(file, flag).map_err(|errno| NamespaceError::OfProcess { name, pid, source: errno.into() })?;
+
+    /// Joins all but that of users.
+    pub(crate) fn join_but_users(&self) -> Result<(), NamespaceError> {
+        self.join(|flag| flag != CloneFlags::CLONE_NEWUSER)
     }
-    Ok(())
+
+    /// Joins that of users.
+    pub(crate) fn join_users(&self) -> Result<(), NamespaceError> {
+        self.join(|flag| flag == CloneFlags::CLONE_NEWUSER)
+    }
+
+    fn join(&self, wanted: impl Fn(CloneFlags) -> bool) -> Result<(), NamespaceError> {
+        for (name, flag, file) in self.files.iter().filter(|(_, flag, _)| wanted(*flag)) {
+            let failed = |errno: nix::errno::Errno| NamespaceError::OfProcess { name, pid: self.pid, source: errno.into() };
+            setns(file, *flag).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Joins, in a child, the other namespaces of process `pid`.
+pub(crate) fn join_those_of(pid: u32) -> Result<(), NamespaceError> {
+    let opened = Opened::of(pid)?;
+    opened.join_but_users()?;
+    opened.join_users()
 }
 
 fn of_process(pid: u32, name: &str) -> PathBuf {

@@ -2,11 +2,12 @@
 //! A reaper of all children (`waitpid(-1)`) would steal the ones of hooks, runc and the compiler.
 
 use crate::channel::{Channel, ChildEnd};
+use crate::children;
 use crate::syscall::{self, Cloned};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::stat::{Mode, umask};
@@ -58,6 +59,7 @@ impl Spawned {
     pub(crate) fn end(self) -> io::Result<()> {
         let _ = syscall::pidfd_send_signal(self.pidfd.as_fd(), Signal::SIGKILL as i32);
         waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED)?;
+        children::strike(self.pid);
         Ok(())
     }
 
@@ -71,6 +73,23 @@ impl Spawned {
 }
 
 impl Child {
+    /// A child that this process did not fork itself, under watch of the current async runtime.
+    pub fn adopt(pid: u32) -> io::Result<Child> {
+        let pid = pid.cast_signed();
+        children::list(pid);
+        // SAFETY: the AsyncFd owns the descriptor, which thus stays open and the same until it is dropped.
+        let watched = syscall::pidfd_open(pid)
+            .map_err(io::Error::from)
+            .and_then(|pidfd| Ok(unsafe { AsyncFd::register(pidfd) }?));
+        match watched {
+            Ok(pidfd) => Ok(Child { pid, pidfd }),
+            Err(error) => {
+                children::strike(pid);
+                Err(error)
+            }
+        }
+    }
+
     /// The process id, as this process sees it.
     pub fn pid(&self) -> u32 {
         self.pid.unsigned_abs()
@@ -80,11 +99,16 @@ impl Child {
     pub async fn wait(&self) -> io::Result<Ended> {
         loop {
             let mut ready = self.pidfd.readable().await?;
-            match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)? {
-                WaitStatus::Exited(_, code) => return Ok(Ended::Code(code)),
-                WaitStatus::Signaled(_, signal, _) => return Ok(Ended::Signal(signal as i32)),
-                _ => ready.clear_ready(),
-            }
+            let ended = match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)? {
+                WaitStatus::Exited(_, code) => Ended::Code(code),
+                WaitStatus::Signaled(_, signal, _) => Ended::Signal(signal as i32),
+                _ => {
+                    ready.clear_ready();
+                    continue;
+                }
+            };
+            children::strike(self.pid);
+            return Ok(ended);
         }
     }
 
@@ -144,8 +168,13 @@ pub(crate) fn fork(
 ) -> io::Result<Spawned> {
     let (ours, theirs) = UnixStream::pair()?;
     match fork_alone(birth)? {
-        Cloned::Parent { pid, pidfd } => Ok(Spawned { pid, pidfd, socket: ours }),
+        Cloned::Parent { pid, pidfd } => {
+            children::list(pid);
+            Ok(Spawned { pid, pidfd, socket: ours })
+        }
         Cloned::Child => for_good(|| {
+            // The shim hears of its children by other means than a handler.
+            SigSet::empty().thread_set_mask()?;
             let mut laid_out = lay_out(descriptors, theirs.as_fd())?;
             let rest = laid_out.split_off(1);
             let channel = laid_out.remove(0);

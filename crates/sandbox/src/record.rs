@@ -34,6 +34,18 @@ pub struct Record {
     /// What they are told.
     #[serde(default)]
     pub told: HookState,
+    /// Who made the container, if it was not the shim itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
+}
+
+/// The runtime of a Linux container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// Its binary.
+    pub binary: PathBuf,
+    /// Its arguments before the command.
+    pub args: Vec<String>,
 }
 
 /// What every release reads of a record.
@@ -97,7 +109,23 @@ impl Record {
     pub fn new(plan: &RunPlan, parents: Vec<PathBuf>, layers: Vec<Layer>, mount_points: Vec<MountPoint>) -> Record {
         let (cgroup, poststop, told) =
             (plan.isolation.cgroup.path(), plan.hooks.poststop.clone(), plan.hooks.told.clone());
-        Record { version: VERSION, pid: None, cgroup, parents, layers, mount_points, poststop, told }
+        let runtime = None;
+        Record { version: VERSION, pid: None, cgroup, parents, layers, mount_points, poststop, told, runtime }
+    }
+
+    /// A record of a container that `runtime` is to make in this cgroup.
+    pub fn of_linux(cgroup: String, parents: Vec<PathBuf>, layers: Vec<Layer>, runtime: Runtime) -> Record {
+        Record {
+            version: VERSION,
+            pid: None,
+            cgroup,
+            parents,
+            layers,
+            mount_points: Vec::new(),
+            poststop: Vec::new(),
+            told: HookState::default(),
+            runtime: Some(runtime),
+        }
     }
 
     /// Writes it to the bundle, atomically.

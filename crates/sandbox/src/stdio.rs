@@ -7,7 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -130,12 +130,6 @@ impl Stdio {
         let told = told.map_err(|errno| StdioError::Pipes(errno.into()))?;
         let kept = Kept { stdin: kept_in, outputs: [None, Some(told)] };
         Ok((Stdio { kept, child: [child_in, stdout, stderr] }, Some(LoggerToRun { logger, ends: theirs, ready })))
-    }
-
-    /// The child's three descriptors.
-    pub(crate) fn child(&self) -> [BorrowedFd<'_>; 3] {
-        let [stdin, stdout, stderr] = &self.child;
-        [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]
     }
 }
 

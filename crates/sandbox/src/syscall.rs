@@ -121,6 +121,26 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()
         .map(drop)
 }
 
+/// A pidfd of a process that cannot be reaped meanwhile.
+pub(crate) fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: the call takes numbers only.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0u32) })?;
+    // SAFETY: the descriptor is new, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Makes a terminal the one that controls this process's session, which it leads (tty_ioctl(4)).
+pub(crate) fn control_terminal(terminal: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the descriptor is open and the call takes a number.
+    Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) }).map(drop)
+}
+
+/// Sets the size of a terminal (tty_ioctl(4)).
+pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, size: &libc::winsize) -> Result<(), Errno> {
+    // SAFETY: the descriptor is open and the kernel reads a struct that outlives the call.
+    Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const *size) }).map(drop)
+}
+
 /// Detaches a copy of the mount at `path` (open_tree(2)).
 pub(crate) fn open_tree(path: &CStr, flags: u32) -> Result<OwnedFd, Errno> {
     // SAFETY: `path` is a C string that outlives the call.

@@ -10,10 +10,11 @@ use protobuf::{Message, MessageField};
 use sandbox::cgroup::Cgroup;
 use sandbox::hooks::{self, Moment, Place};
 use sandbox::rootfs::RootfsError;
-use sandbox::{Record, rootfs};
+use sandbox::{Record, Runtime, rootfs};
 use std::future::pending;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
 
 /// The exit code of a container whose shim was killed: it was killed with it.
@@ -29,7 +30,7 @@ pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
     response.exited_at = MessageField::some(timestamp(SystemTime::now()));
     if let Some(record) = Record::load(&bundle)? {
         response.pid = record.pid.unwrap_or_default();
-        undo(&bundle, &record)?;
+        undo(&args.id, &bundle, &record)?;
         run_hooks(&args.id, &record)?;
         Record::remove(&bundle)?;
     }
@@ -41,7 +42,16 @@ pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
     Ok(std::io::stdout().write_all(&response.write_to_bytes()?)?)
 }
 
-fn undo(bundle: &Path, record: &Record) -> anyhow::Result<()> {
+fn undo(id: &str, bundle: &Path, record: &Record) -> anyhow::Result<()> {
+    if let Some(Runtime { binary, args }) = &record.runtime {
+        // What it says of a container that is not there is no failure.
+        let deleted = Command::new(binary).args(args).args(["delete", "--force", id]).output();
+        let deleted = deleted.with_context(|| format!("run {}", binary.display()))?;
+        if !deleted.status.success() {
+            let said = String::from_utf8_lossy(&deleted.stderr);
+            tracing::warn!(id, said = plan::printable_line(&said), "the container's runtime did not delete it");
+        }
+    }
     let cgroup = Cgroup::at(&record.cgroup).context("find the container's cgroup")?;
     cgroup.adopt(&record.parents);
     cgroup.remove_blocking()?;

@@ -3,7 +3,7 @@
 
 use containerd_shim_protos::api::ForwardRequest;
 use containerd_shim_protos::events::task::{
-    TaskCreate, TaskDelete, TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart,
+    TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart,
 };
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim::event::Envelope;
@@ -39,6 +39,12 @@ impl Event for TaskCreate {
 }
 impl Event for TaskStart {
     const TOPIC: &str = topics::TASK_START_EVENT_TOPIC;
+}
+impl Event for TaskExecAdded {
+    const TOPIC: &str = topics::TASK_EXEC_ADDED_EVENT_TOPIC;
+}
+impl Event for TaskExecStarted {
+    const TOPIC: &str = topics::TASK_EXEC_STARTED_EVENT_TOPIC;
 }
 impl Event for TaskPaused {
     const TOPIC: &str = topics::TASK_PAUSED_EVENT_TOPIC;

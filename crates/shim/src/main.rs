@@ -12,6 +12,7 @@ mod events;
 mod info;
 mod log;
 mod metrics;
+mod runc;
 mod server;
 mod service;
 mod spawner;

@@ -1,6 +1,6 @@
 //! The task service: decodes requests, asks the tasks, encodes replies. Nothing is decided here.
 
-use crate::task::{Request, TaskError, Tasks};
+use crate::task::{ExecRequest, Request, Streams, TaskError, Tasks, Whom};
 use crate::wire::{refusal, status, timestamp};
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
@@ -11,6 +11,7 @@ use containerd_shim_protos::api::{
 };
 use containerd_shim_protos::shim_async::Task;
 use protobuf::{EnumOrUnknown, MessageField};
+use sandbox::console::Size;
 use std::sync::Arc;
 use ttrpc::asynchronous::TtrpcContext;
 
@@ -53,16 +54,19 @@ impl Task for Service {
     }
 
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> Reply<StateResponse> {
-        let task = self.tasks.get(&request.id, &request.exec_id).map_err(|error| refusal(&error))?;
-        let state = task.state();
+        let task = self.tasks.get(&request.id).map_err(|error| refusal(&error))?;
+        let process = self.tasks.process(&request.id, &request.exec_id).map_err(|error| refusal(&error))?;
+        let (state, streams) = (process.state(), &process.streams);
         let mut reply = StateResponse::new();
         reply.id = request.id;
+        reply.exec_id = request.exec_id;
         reply.bundle = task.request.bundle.display().to_string();
         reply.pid = state.pid().unwrap_or_default();
         reply.status = EnumOrUnknown::new(status(&state));
-        reply.stdin = task.request.stdin.clone();
-        reply.stdout = task.request.stdout.clone();
-        reply.stderr = task.request.stderr.clone();
+        reply.stdin = streams.stdin.clone();
+        reply.stdout = streams.stdout.clone();
+        reply.stderr = streams.stderr.clone();
+        reply.terminal = streams.terminal;
         if let Some(exit) = state.exit() {
             reply.exit_status = exit.code;
             reply.exited_at = MessageField::some(timestamp(exit.at));
@@ -71,31 +75,29 @@ impl Task for Service {
     }
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> Reply<PidsResponse> {
-        let task = self.tasks.get(&request.id, "").map_err(|error| refusal(&error))?;
-        // Always one at least: containerd takes a shim without for leaked, and kills it.
-        let pids = task.state().pid().into_iter();
-        let processes = pids.map(|pid| ProcessInfo { pid, ..ProcessInfo::default() }).collect();
+        let pids = self.tasks.pids(&request.id).map_err(|error| refusal(&error))?;
+        let processes = pids.into_iter().map(|pid| ProcessInfo { pid, ..ProcessInfo::default() }).collect();
         Ok(PidsResponse { processes, ..PidsResponse::default() })
     }
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> Reply<Empty> {
-        let task = self.tasks.get(&request.id, &request.exec_id).map_err(|error| refusal(&error))?;
-        // A container is one process, so `all` changes nothing.
-        task.kill(request.signal).map_err(|error| refusal(&error))?;
+        let whom = if request.all { Whom::All } else { Whom::First };
+        let killed = self.tasks.kill(&request.id, &request.exec_id, request.signal, whom);
+        killed.map_err(|error| refusal(&error))?;
         Ok(Empty::new())
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> Reply<WaitResponse> {
-        let task = self.tasks.get(&request.id, &request.exec_id).map_err(|error| refusal(&error))?;
-        let exit = task.exit().await.map_err(|error| refusal(&error))?;
+        let process = self.tasks.process(&request.id, &request.exec_id).map_err(|error| refusal(&error))?;
+        let exit = process.exit().await.map_err(|error| refusal(&error))?;
         let exited_at = MessageField::some(timestamp(exit.at));
         Ok(WaitResponse { exit_status: exit.code, exited_at, ..WaitResponse::default() })
     }
 
     async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> Reply<Empty> {
-        let task = self.tasks.get(&request.id, &request.exec_id).map_err(|error| refusal(&error))?;
+        let process = self.tasks.process(&request.id, &request.exec_id).map_err(|error| refusal(&error))?;
         if request.stdin {
-            task.close_stdin();
+            process.close_stdin();
         }
         Ok(Empty::new())
     }
@@ -111,8 +113,8 @@ impl Task for Service {
     }
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> Reply<ConnectResponse> {
-        let task = self.tasks.get(&request.id, "").map_err(|error| refusal(&error))?;
-        let task_pid = task.state().pid().unwrap_or_default();
+        let task = self.tasks.get(&request.id).map_err(|error| refusal(&error))?;
+        let task_pid = task.main.state().pid().unwrap_or_default();
         Ok(ConnectResponse { shim_pid: std::process::id(), task_pid, ..ConnectResponse::default() })
     }
 
@@ -133,12 +135,29 @@ impl Task for Service {
         Ok(Empty::new())
     }
 
-    async fn exec(&self, _: &TtrpcContext, _: ExecProcessRequest) -> Reply<Empty> {
-        not_built("exec")
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> Reply<Empty> {
+        let spec = request.spec.into_option().unwrap_or_default();
+        let wanted = ExecRequest {
+            container: request.id,
+            exec: request.exec_id,
+            streams: Streams {
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+                terminal: request.terminal,
+            },
+            spec: oci::ProcessSpec { type_url: spec.type_url, value: spec.value },
+        };
+        self.tasks.exec(wanted).map_err(|error| refusal(&error))?;
+        Ok(Empty::new())
     }
 
-    async fn resize_pty(&self, _: &TtrpcContext, _: ResizePtyRequest) -> Reply<Empty> {
-        not_built("resize_pty")
+    async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> Reply<Empty> {
+        let process = self.tasks.process(&request.id, &request.exec_id).map_err(|error| refusal(&error))?;
+        let characters = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
+        let size = Size { width: characters(request.width), height: characters(request.height) };
+        process.resize(size).map_err(|error| refusal(&error))?;
+        Ok(Empty::new())
     }
 
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> Reply<Empty> {

@@ -1,6 +1,6 @@
 //! What goes over the wire, mapped once: errors to ttrpc codes, states to statuses, times to timestamps.
 
-use crate::task::{CreateError, State, TaskError};
+use crate::task::{CreateError, ExecError, State, TaskError};
 use containerd_shim_protos::api::Status;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,8 +24,9 @@ pub(crate) fn refusal(error: &TaskError) -> Error {
         TaskError::NotFound(_) | TaskError::BeingCreated(_) | TaskError::NoExec { .. } | TaskError::Finished(_) => {
             Code::NOT_FOUND
         }
-        TaskError::Exists(_) => Code::ALREADY_EXISTS,
-        TaskError::Move { .. } => Code::FAILED_PRECONDITION,
+        TaskError::Exists(_) | TaskError::ExecExists { .. } => Code::ALREADY_EXISTS,
+        TaskError::Move { .. } | TaskError::NotRunning { .. } | TaskError::NoTerminal(_) => Code::FAILED_PRECONDITION,
+        TaskError::Exec(error) => execution(error),
         TaskError::Create(error) => creation(error),
         TaskError::Resources(_) => Code::INVALID_ARGUMENT,
         TaskError::Hooks { .. }
@@ -33,6 +34,8 @@ pub(crate) fn refusal(error: &TaskError) -> Error {
         | TaskError::Cgroup { .. }
         | TaskError::Encode(_)
         | TaskError::Signal { .. }
+        | TaskError::Resize { .. }
+        | TaskError::Runc(_)
         | TaskError::Start { .. }
         | TaskError::Release { .. }
         | TaskError::Cancelled => Code::INTERNAL,
@@ -44,6 +47,13 @@ pub(crate) fn refusal(error: &TaskError) -> Error {
 fn creation(error: &CreateError) -> Code {
     match error {
         CreateError::Plan(_) | CreateError::Refused(_) | CreateError::Output(_) => Code::INVALID_ARGUMENT,
+        _ => Code::INTERNAL,
+    }
+}
+
+fn execution(error: &ExecError) -> Code {
+    match error {
+        ExecError::Plan(_) | ExecError::Output(_) => Code::INVALID_ARGUMENT,
         _ => Code::INTERNAL,
     }
 }

@@ -2,6 +2,7 @@
 //! It adds nothing to the API but names: a test sees the replies and errors that containerd gives.
 
 mod events;
+mod exec;
 
 use crate::Containerd;
 use crate::fifo::Stdio;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 
 pub use events::{Event, Events};
+pub use exec::{Exec, Terminal};
 
 /// The snapshotter of every version here.
 const SNAPSHOTTER: &str = "overlayfs";
@@ -181,15 +183,25 @@ impl Api {
 
     /// As [`Api::create_task`], with stdio that is named as containerd has it.
     pub fn create_task_with(&self, id: &str, stdin: String, stdout: String, stderr: String) -> Result<i32, Status> {
-        let mounts =
-            services::snapshots::MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: self.snapshot_key(id) };
-        let mut request = services::CreateTaskRequest {
-            container_id: id.to_owned(),
-            stdin,
-            stdout,
-            stderr,
+        let request = services::CreateTaskRequest { stdin, stdout, stderr, ..services::CreateTaskRequest::default() };
+        self.request_task(id, request)
+    }
+
+    /// As [`Api::create_task`], with a terminal.
+    pub fn create_task_on_terminal(&self, id: &str, stdio: &Stdio) -> Result<i32, Status> {
+        let request = services::CreateTaskRequest {
+            stdin: stdio.stdin.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            stdout: stdio.stdout.name(),
+            terminal: true,
             ..services::CreateTaskRequest::default()
         };
+        self.request_task(id, request)
+    }
+
+    fn request_task(&self, id: &str, mut request: services::CreateTaskRequest) -> Result<i32, Status> {
+        request.container_id = id.to_owned();
+        let mounts =
+            services::snapshots::MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: self.snapshot_key(id) };
         let response = self.call(async |channel, api| {
             let mut snapshots = SnapshotsClient::new(channel.clone());
             let mounts = snapshots.mounts(api.request(mounts)).await?;

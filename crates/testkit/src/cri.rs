@@ -95,18 +95,23 @@ impl<'a> Cri<'a> {
 
     /// Runs the sandbox of a pod, after `change` to its configuration.
     pub fn pod(&self, change: impl FnOnce(&mut Value)) -> Result<Pod<'_>> {
-        let (dir, output) = self.run_sandbox(change)?;
+        self.pod_of("wasm", change)
+    }
+
+    /// As [`Cri::pod`], by this handler of containerd's configuration.
+    pub fn pod_of(&self, handler: &str, change: impl FnOnce(&mut Value)) -> Result<Pod<'_>> {
+        let (dir, output) = self.run_sandbox(handler, change)?;
         ensure!(output.code == 0, "run the sandbox of a pod: {output}");
         Ok(Pod { cri: self, id: output.text().trim().to_owned(), dir })
     }
 
     /// There must be no such pod, with all of these in what is said.
     pub fn refused(&self, parts: &[&str], change: impl FnOnce(&mut Value)) -> Result<()> {
-        let (_, output) = self.run_sandbox(change)?;
+        let (_, output) = self.run_sandbox("wasm", change)?;
         refused(&output, parts)
     }
 
-    fn run_sandbox(&self, change: impl FnOnce(&mut Value)) -> Result<(PathBuf, Output)> {
+    fn run_sandbox(&self, handler: &str, change: impl FnOnce(&mut Value)) -> Result<(PathBuf, Output)> {
         let dir = self.namespace.directory("pod")?;
         let name = self.namespace.fresh("pod");
         let mut config = json!({
@@ -117,7 +122,7 @@ impl<'a> Cri<'a> {
         });
         change(&mut config);
         fs::write(dir.join("pod.json"), config.to_string())?;
-        let output = self.crictl(&["runp", "--runtime", "wasm", &text(&dir.join("pod.json"))])?;
+        let output = self.crictl(&["runp", "--runtime", handler, &text(&dir.join("pod.json"))])?;
         Ok((dir, output))
     }
 

@@ -1,6 +1,6 @@
 //! A task by way of the API: created with a spec of the test's choice, then moved step by step.
 
-use crate::api::{Api, Ended};
+use crate::api::{Api, Ended, Exec, Terminal};
 use crate::fifo::{Input, Output, Stdio};
 use crate::namespace::Namespace;
 use crate::{Image, spec};
@@ -19,6 +19,7 @@ pub struct Draft<'a> {
     spec: Value,
     input: Input,
     output: Output,
+    terminal: Terminal,
     operator_file: PathBuf,
     layer_options: Option<[String; 2]>,
     upper: Option<PathBuf>,
@@ -34,6 +35,7 @@ impl<'a> Draft<'a> {
             id,
             input: Input::Absent,
             output: Output::Fifos,
+            terminal: Terminal::None,
             operator_file: namespace.containerd().operator_file(),
             layer_options: None,
             upper: None,
@@ -77,6 +79,12 @@ impl<'a> Draft<'a> {
     pub fn stdin(mut self) -> Self {
         self.input = Input::Fifo;
         self
+    }
+
+    /// With a terminal, whose input comes by a fifo.
+    pub fn terminal(mut self) -> Self {
+        self.terminal = Terminal::Own;
+        self.stdin().spec(|spec| spec["process"]["terminal"] = json!(true))
     }
 
     /// With stdout and stderr appended to a file, as `ctr run --log-uri file://` has it, instead of fifos.
@@ -123,7 +131,11 @@ impl<'a> Draft<'a> {
         let stdio = Stdio::new(&fifos, &name, self.input, &self.output)?;
         let parent = self.namespace.chain_id(&self.image);
         api.create_container(&id, &self.spec, &self.image, &parent)?;
-        match api.create_task(&id, Some(&stdio)) {
+        let created = match self.terminal {
+            Terminal::None => api.create_task(&id, Some(&stdio)),
+            Terminal::Own => api.create_task_on_terminal(&id, &stdio),
+        };
+        match created {
             Ok(pid) => Ok(Task { id, pid, api, stdio }),
             Err(status) => {
                 api.delete_container(&id)?;
@@ -209,6 +221,33 @@ impl Task {
     pub fn kill(&self, signal: i32) -> Result<()> {
         let sent = self.api.kill(&self.id, signal);
         sent.with_context(|| format!("send signal {signal} to {}", self.id))
+    }
+
+    /// Takes up one more process of it, with these arguments, after `change` to its spec.
+    pub fn exec(
+        &self,
+        node: &Namespace,
+        args: &[&str],
+        terminal: Terminal,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Exec<'_>> {
+        let name = node.fresh("exec");
+        let stdio = Stdio::new(
+            &node.containerd().fifos(),
+            &format!("{}-{}-{name}", node.name(), self.id),
+            Input::Fifo,
+            &Output::Fifos,
+        )?;
+        let mut process = json!({
+            "args": args,
+            "cwd": "/",
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "user": { "uid": 0, "gid": 0 },
+            "noNewPrivileges": true,
+        });
+        change(&mut process);
+        let exec = self.api.exec(&self.id, &name, &process, stdio, terminal);
+        exec.with_context(|| format!("exec {args:?} in {}", self.id))
     }
 
     /// Waits for its end, reads its output to the end, and deletes it.

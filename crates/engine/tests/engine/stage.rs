@@ -233,6 +233,7 @@ pub(crate) fn plan() -> RunPlan {
             export: None,
         }),
         invocation: Invocation { args: vec!["guest".into()], env: Vec::new(), cwd: "/".into() },
+        terminal: false,
         root: RootAccess::Hidden,
         mounts: Vec::new(),
         limits: Limits::default(),

@@ -1,6 +1,7 @@
 //! User, namespaces, resource limits of the process, host name and cgroup.
 //! It must not know system calls.
 
+use super::Identity;
 use super::paths::clean;
 use super::seccomp;
 use super::sysctls::{self, Error as SysctlError};
@@ -82,18 +83,28 @@ pub(super) fn lower(
     }
     let listed = bundle.linux.namespaces().as_deref().unwrap_or_default();
     let namespaces = lower_namespaces(listed)?;
-    let user = user(&bundle.process);
+    let Identity { user, rlimits, oom_score_adj, apparmor } = identity(&bundle.process)?;
     Ok(Isolation {
         user_namespace: user_namespace::lower(bundle, &user)?,
         sysctls: sysctls::lower(bundle, &namespaces)?,
         hostname: hostname(bundle.spec.hostname().as_deref(), &namespaces)?,
         namespaces,
         user,
-        rlimits: rlimits(&bundle.process)?,
+        rlimits,
         cgroup: cgroup(bundle.linux.cgroups_path().as_deref(), namespace, id)?,
-        oom_score_adj: oom_score_adj(&bundle.process)?,
+        oom_score_adj,
         seccomp: bundle.linux.seccomp().as_ref().map(seccomp::lower).transpose()?,
-        apparmor: apparmor(&bundle.process)?,
+        apparmor,
+    })
+}
+
+/// Lowers who a process is.
+pub(super) fn identity(process: &Process) -> Result<Identity, Error> {
+    Ok(Identity {
+        user: user(process),
+        rlimits: rlimits(process)?,
+        oom_score_adj: oom_score_adj(process)?,
+        apparmor: apparmor(process)?,
     })
 }
 
@@ -195,7 +206,8 @@ fn apparmor(process: &Process) -> Result<Option<String>, Error> {
     }
 }
 
-fn cgroup(path: Option<&Path>, namespace: &str, id: &str) -> Result<CgroupPath, Error> {
+/// The control group of a container, by the form of the spec's path to it.
+pub(super) fn cgroup(path: Option<&Path>, namespace: &str, id: &str) -> Result<CgroupPath, Error> {
     let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
         return Ok(CgroupPath::Cgroupfs(format!("/{namespace}/{id}")));
     };

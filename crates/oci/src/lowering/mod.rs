@@ -19,8 +19,8 @@ mod user_namespace;
 
 use crate::bundle::{Bundle, Role};
 use crate::settings::{Settings, narrower};
-use oci_spec::runtime::LinuxResources;
-use plan::{Hooks, Invocation, Isolation, Limits, Listen, Mount, RootAccess};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process};
+use plan::{Hooks, Invocation, Isolation, Limits, LinuxPlan, Listen, Mount, Numbering, Rlimit, RootAccess, User};
 use std::path::PathBuf;
 
 pub use hooks::Error as HookError;
@@ -60,7 +60,6 @@ pub enum Error {
 /// All of the plan but the wasm.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    pub(crate) invocation: Invocation,
     pub(crate) root: RootAccess,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) limits: Limits,
@@ -85,7 +84,6 @@ pub(crate) fn lower(bundle: &Bundle, settings: &Settings, namespace: &str, id: &
     };
     let termination_file = mounts::termination_file(&bundle.annotations, &mounts);
     Ok(Parts {
-        invocation: invocation::lower(&bundle.process)?,
         root: root(bundle, settings)?,
         limits: Limits {
             timeout: settings.timeout,
@@ -97,6 +95,40 @@ pub(crate) fn lower(bundle: &Bundle, settings: &Settings, namespace: &str, id: &
         mounts,
         termination_file,
         warnings,
+    })
+}
+
+/// Lowers what the program is called with.
+pub(crate) fn lower_invocation(process: &Process) -> Result<Invocation, Error> {
+    Ok(invocation::lower(process)?)
+}
+
+/// Who a process is, apart from its container.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) user: User,
+    pub(crate) rlimits: Vec<Rlimit>,
+    pub(crate) oom_score_adj: Option<i32>,
+    pub(crate) apparmor: Option<String>,
+}
+
+/// Lowers who a process is.
+pub(crate) fn lower_identity(process: &Process) -> Result<Identity, Error> {
+    Ok(isolation::identity(process)?)
+}
+
+/// Lowers the little that has to be known of a container that runc makes of the same spec.
+pub(crate) fn lower_linux(bundle: &Bundle, runtime: PathBuf, namespace: &str, id: &str) -> Result<LinuxPlan, Error> {
+    let resources = bundle.linux.resources().as_ref();
+    let memory = resources.and_then(|resources| resources.memory().as_ref()?.limit());
+    let listed = bundle.linux.namespaces().iter().flatten();
+    let own = listed.filter(|one| one.typ() == LinuxNamespaceType::Pid).any(|one| one.path().is_none());
+    Ok(LinuxPlan {
+        id: id.to_owned(),
+        runtime,
+        cgroup: isolation::cgroup(bundle.linux.cgroups_path().as_deref(), namespace, id)?,
+        memory_limit_bytes: memory.and_then(|limit| u64::try_from(limit).ok()),
+        numbering: if own { Numbering::Own } else { Numbering::Shared },
     })
 }
 

@@ -63,9 +63,8 @@ fn any_operator_file_is_read_or_refused_in_one_line() {
 }
 
 fn check_options(options: RuntimeOptions) {
-    match options::operator_file(Some(&options)) {
-        Ok(None) => {}
-        Ok(Some(file)) => assert!(file.is_absolute(), "{file:?}"),
+    match options::choose(Some(&options)) {
+        Ok(chosen) => assert!(chosen.operator_file.is_none_or(|file| file.is_absolute()), "{options:?}"),
         Err(error) => assert_told(&plan::one_line(&error)),
     }
 }

@@ -23,6 +23,7 @@ pub use toml_text::TomlError;
 
 use keys::Maxima;
 pub(crate) use keys::narrower;
+pub(crate) use options::choose as choose_options;
 
 /// Why the settings are refused.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +68,7 @@ pub(crate) fn load(
     annotations: &HashMap<String, String>,
     env: &[String],
 ) -> Result<Settings, Error> {
-    let file = options::operator_file(options)?;
-    let operator = operator::load(file.as_deref())?;
+    let operator = operator::load(options::choose(options)?.operator_file.as_deref())?;
     let asked = annotations::choose(annotations, &operator.maxima)?;
     let Maxima(maxima) = operator.maxima;
     let bounds = [operator.defaults.rootfs, maxima.rootfs];
@@ -87,6 +87,11 @@ pub(crate) fn load(
         invoke: chosen.invoke,
         cache: operator.cache,
     })
+}
+
+/// The operator's settings of the node's cache.
+pub(crate) fn operator_cache(options: Option<&RuntimeOptions>) -> Result<CacheSettings, Error> {
+    Ok(operator::load(options::choose(options)?.operator_file.as_deref())?.cache)
 }
 
 #[cfg(test)]

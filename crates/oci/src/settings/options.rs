@@ -56,16 +56,25 @@ struct Generic {
     config_body: Vec<u8>,
 }
 
-/// The operator file that the options name in place of the default one.
-pub(crate) fn operator_file(options: Option<&RuntimeOptions>) -> Result<Option<PathBuf>, Error> {
+/// What the options choose.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Chosen {
+    /// The operator file in place of the default one.
+    pub(crate) operator_file: Option<PathBuf>,
+    /// The runc for Linux containers, by path or name.
+    pub(crate) binary_name: Option<PathBuf>,
+}
+
+/// Reads the options.
+pub(crate) fn choose(options: Option<&RuntimeOptions>) -> Result<Chosen, Error> {
     let Some(options) = options else {
-        return Ok(None);
+        return Ok(Chosen::default());
     };
     // Clients may write the type as a URL: `types.containerd.io/runtimeoptions.v1.Options`.
     let name = options.type_url.rsplit('/').next().unwrap_or(&options.type_url);
     match name {
-        "" => return Ok(None),
-        name if RUNC.contains(&name) => return Ok(None),
+        "" => return Ok(Chosen::default()),
+        name if RUNC.contains(&name) => return Ok(Chosen::default()),
         GENERIC => {}
         _ => return Err(Error::Type(options.type_url.clone())),
     }
@@ -74,34 +83,37 @@ pub(crate) fn operator_file(options: Option<&RuntimeOptions>) -> Result<Option<P
         "" => None,
         path => Some(absolute("config_path", path)?),
     };
-    match (config_path, config_file(&generic.config_body)?) {
+    let table = table(&generic.config_body)?;
+    match (config_path, table.operator_file) {
         (Some(config_path), Some(config_file)) if config_path != config_file => {
             Err(Error::TwoFiles { config_path, config_file })
         }
-        (config_path, config_file) => Ok(config_path.or(config_file)),
+        (config_path, config_file) => Ok(Chosen { operator_file: config_path.or(config_file), ..table }),
     }
 }
 
-fn config_file(body: &[u8]) -> Result<Option<PathBuf>, Error> {
-    let mut file = None;
+fn table(body: &[u8]) -> Result<Chosen, Error> {
+    let mut chosen = Chosen::default();
     for (key, value) in toml_text::parse(body).map_err(Error::Toml)? {
         match (key.as_str(), value) {
-            ("ConfigFile", Value::String(path)) => file = Some(absolute("ConfigFile", &path)?),
+            ("ConfigFile", Value::String(path)) => chosen.operator_file = Some(absolute("ConfigFile", &path)?),
             ("ConfigFile", _) => return Err(not_absolute("ConfigFile")),
             // The form of cgroupsPath decides.
             ("SystemdCgroup", Value::Boolean(_)) => {}
             ("SystemdCgroup", _) => {
                 return Err(Error::BadValue { key: "SystemdCgroup", expected: "true or false" });
             }
-            // The runc for Linux containers in a pod, which come with a later issue.
-            ("BinaryName", Value::String(_)) => {}
+            ("BinaryName", Value::String(name)) if name.is_empty() => {}
+            ("BinaryName", Value::String(name)) if name.starts_with('/') || !name.contains('/') => {
+                chosen.binary_name = Some(name.into());
+            }
             ("BinaryName", _) => {
-                return Err(Error::BadValue { key: "BinaryName", expected: "a string" });
+                return Err(Error::BadValue { key: "BinaryName", expected: "an absolute path, or a name in PATH" });
             }
             (_, _) => return Err(Error::UnknownKey(key)),
         }
     }
-    Ok(file)
+    Ok(chosen)
 }
 
 fn absolute(key: &'static str, path: &str) -> Result<PathBuf, Error> {
@@ -130,9 +142,22 @@ mod tests {
     }
 
     fn check(options: Option<RuntimeOptions>, wanted: Result<Option<&str>, &str>) {
-        let got = operator_file(options.as_ref()).map_err(|error| chain(&error));
+        let got = choose(options.as_ref()).map(|chosen| chosen.operator_file).map_err(|error| chain(&error));
         let wanted = wanted.map(|file| file.map(PathBuf::from)).map_err(str::to_owned);
         assert_eq!(got, wanted, "{options:?}");
+    }
+
+    #[test]
+    fn options_name_a_runc_by_path_or_name() {
+        let named = |body: &str| choose(Some(&generic("", body))).map(|chosen| chosen.binary_name);
+        assert_eq!(named("BinaryName = 'crun'").unwrap(), Some(PathBuf::from("crun")));
+        assert_eq!(named("BinaryName = '/opt/runc'").unwrap(), Some(PathBuf::from("/opt/runc")));
+        assert_eq!(named("BinaryName = ''").unwrap(), None);
+        for bad in ["BinaryName = 'bin/runc'", "BinaryName = 1"] {
+            let line = chain(&named(bad).unwrap_err());
+            let wanted = "bad value of runtime option BinaryName: expected an absolute path, or a name in PATH";
+            assert_eq!(line, wanted, "{bad}");
+        }
     }
 
     #[test]
@@ -167,9 +192,9 @@ mod tests {
             typed("kata.Options", b""),
             Err("runtime options of type kata.Options: expected runtimeoptions.v1.Options"),
         );
-        let error = operator_file(typed("x/runtimeoptions.v1.Options", b"\xff").as_ref());
+        let error = choose(typed("x/runtimeoptions.v1.Options", b"\xff").as_ref());
         assert!(matches!(error, Err(Error::Decode(_))), "{error:?}");
-        let error = operator_file(Some(&generic("", "a = "))).unwrap_err();
+        let error = choose(Some(&generic("", "a = "))).unwrap_err();
         assert!(chain(&error).starts_with("runtime options are not valid toml: line 1: "), "{error:?}");
     }
 }

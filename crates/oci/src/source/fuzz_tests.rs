@@ -1,9 +1,11 @@
 //! Any file is told by its first bytes, any `args[0]` stays inside the root filesystem, and any overlay is looked into
 //! without a fault.
 
-use super::*;
-use crate::{Containerd, RootfsMount};
+use super::{Chosen, Origin, Wanted, find, look, magic, runnable};
+use crate::{Containerd, Request, RootfsMount};
+use plan::Invocation;
 use std::path::PathBuf;
+use std::path::Path;
 use testkit::fuzz::{Form, Fuzz, Tree, assert_told, scratch};
 
 /// A root filesystem with `/app.wasm` of these bytes, and what a search in it gives.
@@ -36,10 +38,12 @@ impl Stage {
             containerd: &self.containerd,
         };
         let env = [("PATH".to_owned(), argument.to_owned())];
-        let wanted =
-            Wanted { argument: Some(argument), invoke: None, cwd: Path::new("/bin"), env: &env, max_bytes: 1000 };
+        let invocation = Invocation { args: vec![argument.to_owned()], env: env.to_vec(), cwd: "/bin".to_owned() };
+        let wanted = Wanted { argument: Some(argument), invoke: None, max_bytes: 1000 };
         let before = Tree::of(self.dir.path());
-        let found = self.runtime.block_on(find(&request, &wanted)).map_err(|error| plan::one_line(&error));
+        let at = look(&request, &invocation, &[]);
+        let found = at.and_then(|at| self.runtime.block_on(find(&request, &wanted, at)));
+        let found = found.map_err(|error| plan::one_line(&error));
         match &found {
             Ok(chosen) => match &chosen.source.origin {
                 Origin::File { path, .. } => assert_eq!(path, Path::new("/app.wasm"), "{argument:?}"),

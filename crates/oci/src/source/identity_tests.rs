@@ -41,7 +41,7 @@ impl Tree {
 
     fn identity(&self, kind: &str, options: &[&str], age: Duration) -> Option<FileIdentity> {
         let root = self.path("merged");
-        let found = rootfs::find(Path::new(&root), [PathBuf::from(FILE)]);
+        let found = rootfs::Tree::open(Path::new(&root)).and_then(|tree| tree.file(Path::new(FILE)));
         let found = found.unwrap().unwrap();
         let now = SystemTime::now() + age;
         identify(&found, &[self.mount(kind, options)], now)

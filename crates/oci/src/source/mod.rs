@@ -1,18 +1,20 @@
-//! Finds the wasm that a container runs: the file that `args[0]` names in the root filesystem, else a layer of the
-//! container's image. A file needs no word with containerd, which keeps the usual start quick.
-//! It must not read more of the wasm than its first bytes.
+//! Finds what a container runs: the file that `args[0]` names in the root filesystem or on a volume, wasm or a Linux
+//! program by its first bytes; else a layer of the container's image. A file needs no word with containerd, which keeps
+//! the usual start quick. It must not read more of the wasm than its first bytes.
 
 mod argument;
 mod identity;
 mod magic;
 mod rootfs;
+mod volumes;
 
 use crate::Request;
 use crate::image::{self, Layers};
 use crate::wasm::Wasm;
 use magic::{Foreign, Magic};
-use plan::{Origin, Size, Source};
-use rootfs::Found;
+use oci_spec::runtime::Mount;
+use plan::{Invocation, Origin, Size, Source};
+use rootfs::{Found, Tree};
 use std::fmt;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -87,22 +89,14 @@ pub enum Error {
         found: String,
     },
     /// Neither a file nor a layer.
-    #[error("no wasm in {image}: expected a layer of type application/wasm, or args[0] naming a .wasm file ({found})")]
+    #[error(
+        "no wasm in {image}: expected a layer of type application/wasm, or args[0] naming a .wasm file or a linux program ({found})"
+    )]
     NoWasm {
         /// The image's name.
         image: String,
         /// What `args[0]` names.
         found: String,
-    },
-    /// `args[0]` is a program of the image, and the image has no wasm.
-    #[error(
-        "{name} in {image} is a linux program: linux containers are not built yet, run it without the wasm runtime class, or name a .wasm file"
-    )]
-    LinuxProgram {
-        /// The file.
-        name: String,
-        /// The image's name.
-        image: String,
     },
     /// Layers of types that we cannot unpack and that are no root filesystem.
     #[error("no wasm in {image}: unknown layer types {types}; expected application/wasm")]
@@ -128,28 +122,55 @@ pub(crate) struct Chosen {
 pub(crate) struct Wanted<'a> {
     pub(crate) argument: Option<&'a str>,
     pub(crate) invoke: Option<&'a str>,
-    pub(crate) cwd: &'a Path,
-    pub(crate) env: &'a [(String, String)],
     /// The largest wasm that is compiled, bytes.
     pub(crate) max_bytes: u64,
 }
 
-/// Finds the wasm.
-pub(crate) async fn find(request: &Request<'_>, wanted: &Wanted<'_>) -> Result<Chosen, Error> {
+/// What `args[0]` names.
+#[derive(Debug)]
+pub(crate) enum AtArgument {
+    Nothing,
+    Wasm(Box<Found>),
+    /// An executable of Linux, or a script.
+    Linux,
+    /// What is neither may still be the entrypoint of an image whose wasm is a layer.
+    Other(Foreign, Box<Found>),
+}
+
+/// Looks at what `args[0]` names, by the rules of `execvp`. What lies under a mount of the container's is there, not in its
+/// root filesystem.
+pub(crate) fn look(request: &Request<'_>, invocation: &Invocation, mounts: &[Mount]) -> Result<AtArgument, Error> {
+    let text = invocation.args.first().map(String::as_str).unwrap_or_default();
+    let argument = argument::split(text).ok_or_else(|| Error::NoExport(text.to_owned()))?;
+    let mut rootfs = None;
+    for place in argument::candidates(argument.file, Path::new(&invocation.cwd), &invocation.env) {
+        let found = match volumes::covering(mounts, &place) {
+            Some(volume) => volume.file()?,
+            None => match &rootfs {
+                Some(tree) => Tree::file(tree, &place)?,
+                None => rootfs.insert(Tree::open(request.rootfs)?).file(&place)?,
+            },
+        };
+        if let Some(found) = found {
+            return classified(found);
+        }
+    }
+    Ok(AtArgument::Nothing)
+}
+
+/// Finds the wasm of what does not run by itself.
+pub(crate) async fn find(request: &Request<'_>, wanted: &Wanted<'_>, at: AtArgument) -> Result<Chosen, Error> {
     let text = wanted.argument.unwrap_or_default();
     let argument = argument::split(text).ok_or_else(|| Error::NoExport(text.to_owned()))?;
     let export = export(argument.export, wanted.invoke)?;
-    let places = argument::candidates(argument.file, wanted.cwd, wanted.env);
-    let at_argument = match rootfs::find(request.rootfs, places)? {
-        None => AtArgument::Nothing,
-        Some(found) => match runnable_file(&found, wanted.max_bytes)? {
-            None => {
-                let identity = identity::identify(&found, request.rootfs_mounts, SystemTime::now());
-                let origin = Origin::File { path: found.path, identity };
-                return Ok(Chosen { source: Source { origin, export }, wasm: Wasm::file(found.file), name: None });
-            }
-            Some(foreign) => AtArgument::File(foreign, Box::new(found)),
-        },
+    let at = match at {
+        AtArgument::Wasm(found) => {
+            check_size(&found.path.display().to_string(), found.metadata.len(), wanted.max_bytes)?;
+            let identity = identity::identify(&found, request.rootfs_mounts, SystemTime::now());
+            let origin = Origin::File { path: found.path, identity };
+            return Ok(Chosen { source: Source { origin, export }, wasm: Wasm::file(found.file), name: None });
+        }
+        other => other,
     };
     match image::layers(request.containerd, request.id).await? {
         Layers::Wasm(layer) => {
@@ -166,27 +187,18 @@ pub(crate) async fn find(request: &Request<'_>, wanted: &Wanted<'_>) -> Result<C
                 wasm: Wasm::layer(layer, request.containerd.clone()),
             })
         }
-        Layers::None { image, unknown } => Err(nothing(image, unknown, text, at_argument)),
+        Layers::None { image, unknown } => Err(nothing(image, unknown, text, &at)),
     }
 }
 
-/// What `args[0]` names, if not wasm.
-enum AtArgument {
-    Nothing,
-    File(Foreign, Box<Found>),
-}
-
-fn nothing(image: String, unknown: Vec<String>, text: &str, at_argument: AtArgument) -> Error {
-    match at_argument {
-        AtArgument::File(Foreign::Elf | Foreign::Script, found) => {
-            Error::LinuxProgram { name: found.path.display().to_string(), image }
-        }
+fn nothing(image: String, unknown: Vec<String>, text: &str, at: &AtArgument) -> Error {
+    match at {
         _ if !unknown.is_empty() => Error::UnknownLayers { image, types: unknown.join(", ") },
-        AtArgument::File(foreign, found) => {
+        AtArgument::Other(foreign, found) => {
             Error::NoWasm { image, found: format!("{} is {foreign}", found.path.display()) }
         }
-        AtArgument::Nothing if text.is_empty() => Error::NoWasm { image, found: "args is empty".to_owned() },
-        AtArgument::Nothing => Error::NoWasm { image, found: format!("no file {text} in the root filesystem") },
+        _ if text.is_empty() => Error::NoWasm { image, found: "args is empty".to_owned() },
+        _ => Error::NoWasm { image, found: format!("no file {text} in the root filesystem") },
     }
 }
 
@@ -199,8 +211,8 @@ fn export(argument: Option<&str>, invoke: Option<&str>) -> Result<Option<String>
     }
 }
 
-/// Whether the file can run. What is not wasm at all may still be the entrypoint of an image whose wasm is a layer.
-fn runnable_file(found: &Found, max_bytes: u64) -> Result<Option<Foreign>, Error> {
+/// What a file is, by its first bytes.
+fn classified(found: Found) -> Result<AtArgument, Error> {
     let name = found.path.display().to_string();
     let mut first_bytes = [0; magic::LENGTH];
     let mut length = 0;
@@ -213,11 +225,11 @@ fn runnable_file(found: &Found, max_bytes: u64) -> Result<Option<Foreign>, Error
             Err(source) => return Err(Error::Read { name, source }),
         }
     }
-    let foreign = runnable(&name, magic::classify(&first_bytes[..length]))?;
-    if foreign.is_none() {
-        check_size(&name, found.metadata.len(), max_bytes)?;
-    }
-    Ok(foreign)
+    Ok(match runnable(&name, magic::classify(&first_bytes[..length]))? {
+        None => AtArgument::Wasm(Box::new(found)),
+        Some(Foreign::Elf | Foreign::Script) => AtArgument::Linux,
+        Some(foreign) => AtArgument::Other(foreign, Box::new(found)),
+    })
 }
 
 fn runnable(name: &str, magic: Magic) -> Result<Option<Foreign>, Error> {

@@ -54,33 +54,29 @@ pub(crate) struct Found {
     pub(crate) metadata: Metadata,
 }
 
-/// Opens the first of `candidates` that is a regular file of the root filesystem at `rootfs`.
-///
-/// The executable bit is not asked for: it means nothing for wasm, and `COPY` keeps the mode of a compiler's output.
-pub(crate) fn find(rootfs: &Path, candidates: impl IntoIterator<Item = PathBuf>) -> Result<Option<Found>, Error> {
-    let mut candidates = candidates.into_iter().peekable();
-    if candidates.peek().is_none() {
-        return Ok(None);
+/// A root, in which paths are looked up.
+#[derive(Debug)]
+pub(crate) struct Tree(Root);
+
+impl Tree {
+    /// The one at `path` on the node.
+    pub(crate) fn open(path: &Path) -> Result<Tree, Error> {
+        Root::open(path).map(Tree).map_err(|source| Error::Root { path: path.to_owned(), source })
     }
-    let root = Root::open(rootfs).map_err(|source| Error::Root { path: rootfs.to_owned(), source })?;
-    for path in candidates {
-        let handle = match root.resolve(&path) {
+
+    /// Opens the regular file at `path`; `None` if there is none.
+    ///
+    /// The executable bit is not asked for: it means nothing for wasm, and `COPY` keeps the mode of a compiler's output.
+    pub(crate) fn file(&self, path: &Path) -> Result<Option<Found>, Error> {
+        let Tree(root) = self;
+        let handle = match root.resolve(path) {
             Ok(handle) => handle,
-            Err(error) if is_absent(&error) => continue,
-            Err(source) => {
-                return Err(Error::Resolve { path, source });
-            }
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(source) => return Err(Error::Resolve { path: path.to_owned(), source }),
         };
-        let found = open(&root, File::from(OwnedFd::from(handle)));
-        match found {
-            Ok(Some(found)) => return Ok(Some(found)),
-            Ok(None) => {}
-            Err(source) => {
-                return Err(Error::Open { path, source });
-            }
-        }
+        let found = open(root, File::from(OwnedFd::from(handle)));
+        found.map_err(|source| Error::Open { path: path.to_owned(), source })
     }
-    Ok(None)
 }
 
 /// Whether resolving failed because there is no such file.

@@ -38,7 +38,9 @@ fn check(file: &str, cwd: &str, path: &str, wanted: Result<Option<&str>, &str>) 
     let dir = tree();
     let env = [("PATH".to_owned(), path.to_owned())];
     let places = candidates(file, Path::new(cwd), &env);
-    let found = find(&dir.path().join("root"), places);
+    let root = Tree::open(&dir.path().join("root")).unwrap();
+    let mut places = places;
+    let found = places.find_map(|place| root.file(&place).transpose()).transpose();
     let got = found.map_err(|error| chain(&error)).map(|found| {
         found.map(|mut found| {
             let mut content = String::new();
@@ -95,13 +97,13 @@ fn fifo_is_not_opened() {
     let fifo = dir.path().join("root/fifo");
     let made = std::process::Command::new("mkfifo").arg(&fifo).status();
     assert!(made.unwrap().success());
-    let found = find(&dir.path().join("root"), [PathBuf::from("/fifo")]);
+    let found = Tree::open(&dir.path().join("root")).unwrap().file(Path::new("/fifo"));
     assert!(found.unwrap().is_none());
 }
 
 #[test]
 fn absent_root_is_named() {
-    let error = find(Path::new("/nowhere"), [PathBuf::from("/a")]).unwrap_err();
+    let error = Tree::open(Path::new("/nowhere")).unwrap_err();
     let message = chain(&error);
     assert!(message.starts_with("open root filesystem /nowhere: "), "{message}");
 }

@@ -3,10 +3,12 @@
 use super::files::{marked_parent, write};
 use super::hierarchy::Hierarchy;
 use super::{Cgroup, CgroupError, PAUSE};
+use crate::syscall;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -79,6 +81,26 @@ impl Cgroup {
         }
         dirs.iter().for_each(|dir| remove_made_parents(dir, self.hierarchy.root_of(dir)));
         Ok(None)
+    }
+
+    /// Ends every process in it.
+    pub fn kill_all(&self) {
+        let members = self.processes();
+        if !members.is_empty() {
+            self.kill(&members);
+        }
+    }
+
+    /// Sends a signal to every process in it but `first`, which has it already.
+    pub fn signal_others(&self, signal: u32, first: Option<u32>) {
+        if signal == Signal::SIGKILL as u32 {
+            return self.kill_all();
+        }
+        for pid in self.processes().into_iter().filter(|pid| Some(*pid) != first) {
+            // One that is gone needs none.
+            let pidfd = syscall::pidfd_open(pid.cast_signed());
+            let _ = pidfd.and_then(|pidfd| syscall::pidfd_send_signal(pidfd.as_fd(), signal.cast_signed()));
+        }
     }
 
     fn kill(&self, members: &[u32]) {

@@ -1,13 +1,12 @@
 //! What a container owns, from the moment something is owned until all is gone again.
 
 use super::hooks;
-use super::output::RunningLogger;
+use crate::runc::{Runc, RuncError};
 use crate::spawner::Spawner;
-use plan::RunPlan;
+use plan::{Numbering, RunPlan};
 use sandbox::cgroup::{Cgroup, CgroupError};
 use sandbox::rootfs::{self, RootfsError};
-use sandbox::stdio::Kept;
-use sandbox::{Child, Orders, Record, RecordError};
+use sandbox::{Orders, Record, RecordError};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,24 +18,33 @@ pub(crate) struct Owned {
     pub(crate) rootfs: PathBuf,
     pub(crate) cgroup: Option<Arc<Cgroup>>,
     pub(crate) record: Option<Record>,
+    /// Who made it, if that was not the shim.
+    pub(crate) runc: Option<Arc<Runc>>,
     /// Whether the root filesystem was given back.
     pub(crate) unmounted: AtomicBool,
 }
 
-/// A container with its process.
+/// A container that was made.
 #[derive(Debug)]
 pub(crate) struct Container {
     owned: Owned,
-    plan: Arc<RunPlan>,
-    logger: Option<RunningLogger>,
-    child: Arc<Child>,
-    orders: Option<Orders>,
-    kept: Kept,
+    kind: Kind,
+}
+
+/// Who runs a container.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// A process of the shim's own, which takes orders once.
+    Own { plan: Arc<RunPlan>, orders: Option<Orders> },
+    /// Runc.
+    Linux { runc: Arc<Runc>, numbering: Numbering },
 }
 
 /// Why something of a container stayed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReleaseError {
+    #[error(transparent)]
+    Runc(#[from] RuncError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
@@ -48,6 +56,9 @@ pub(crate) enum ReleaseError {
 impl Owned {
     /// Gives everything back. What is gone already is no error, so a failed release can be tried again.
     pub(crate) async fn release(&self, id: &str, spawner: &Spawner) -> Result<(), ReleaseError> {
+        if let Some(runc) = &self.runc {
+            runc.delete(spawner).await?;
+        }
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove().await?;
         }
@@ -73,19 +84,8 @@ impl Owned {
 }
 
 impl Container {
-    pub(crate) fn new(
-        owned: Owned,
-        plan: Arc<RunPlan>,
-        logger: Option<RunningLogger>,
-        child: Arc<Child>,
-        orders: Orders,
-        kept: Kept,
-    ) -> Container {
-        Container { owned, plan, logger, child, orders: Some(orders), kept }
-    }
-
-    pub(crate) fn child(&self) -> Arc<Child> {
-        self.child.clone()
+    pub(crate) fn new(owned: Owned, kind: Kind) -> Container {
+        Container { owned, kind }
     }
 
     pub(crate) fn cgroup(&self) -> Option<Arc<Cgroup>> {
@@ -94,33 +94,46 @@ impl Container {
 
     /// The right to let the guest run, once.
     pub(crate) fn take_orders(&mut self) -> Option<Orders> {
-        self.orders.take()
+        match &mut self.kind {
+            Kind::Own { orders, .. } => orders.take(),
+            Kind::Linux { .. } => None,
+        }
     }
 
-    /// The shim's ends of stdio; they end with it.
-    pub(crate) fn take_stdio(&mut self) -> Kept {
-        std::mem::take(&mut self.kept)
+    /// What the shim's own process runs.
+    pub(crate) fn plan(&self) -> Option<Arc<RunPlan>> {
+        match &self.kind {
+            Kind::Own { plan, .. } => Some(plan.clone()),
+            Kind::Linux { .. } => None,
+        }
     }
 
-    pub(crate) fn close_stdin(&mut self) {
-        self.kept.close_stdin();
+    pub(crate) fn runc(&self) -> Option<Arc<Runc>> {
+        match &self.kind {
+            Kind::Own { .. } => None,
+            Kind::Linux { runc, .. } => Some(runc.clone()),
+        }
     }
 
-    pub(crate) fn plan(&self) -> Arc<RunPlan> {
-        self.plan.clone()
+    /// Whether processes of it may outlive its first: where that does not end their process id namespace.
+    pub(crate) fn may_leave_processes(&self) -> bool {
+        match &self.kind {
+            // It has none but those that exec brought in.
+            Kind::Own { .. } => false,
+            Kind::Linux { numbering, .. } => *numbering == Numbering::Shared,
+        }
     }
 
     /// Gives back what only the process needed: the root filesystem takes a millisecond, which no delete then waits for.
     pub(crate) fn release_early(&self) {
-        // What fails is tried again, and told, when everything is given back.
-        let _ = self.owned.release_rootfs();
+        // What runc keeps goes with its own delete. What fails is tried again, and told, when everything is given back.
+        if let Kind::Own { .. } = self.kind {
+            let _ = self.owned.release_rootfs();
+        }
     }
 
     /// Gives everything back; see [`Owned::release`].
     pub(crate) async fn release(&self, id: &str, spawner: &Spawner) -> Result<(), ReleaseError> {
-        if let Some(logger) = &self.logger {
-            logger.finish(id).await;
-        }
         self.owned.release(id, spawner).await
     }
 }

@@ -1,28 +1,31 @@
-//! Create: request → plan → artifact → a confined process that waits for start. Each room is entered in this order.
-//! What fails here leaves nothing behind, and says why in three places.
+//! Create: request → plan → a process that waits for start, the shim's own (`own`) or runc's (`linux`). Each room is
+//! entered in this order. What fails here leaves nothing behind, and says why in three places.
 
-use super::container::{Container, Owned, ReleaseError};
-use super::hooks::{self, HooksError};
-use super::limits::{self, LimitError};
+use super::container::{Container, Kind, Owned, ReleaseError};
+use super::hooks::HooksError;
+use super::limits::LimitError;
 use super::output::{self, OutputError};
-use super::state::{Move, State};
+use super::process::Live;
+use super::state::Move;
 use super::termination::TerminationFile;
-use super::{Task, Tasks, locked, watch};
+use super::watch::{self, Watched};
+use super::{Task, Tasks, linux, locked, own};
 use crate::address::Address;
-use crate::artifact::{self, ArtifactError};
-use crate::log;
+use crate::artifact::ArtifactError;
+use crate::runc::RuncError;
 use crate::spawner::SpawnerError;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
-use engine::{Artifact, Host, Metering};
-use plan::{ExitStatus, Failure, Program, Report, RunPlan, Source};
+use oci::Lowered;
 use protobuf::MessageField;
-use sandbox::cgroup::{Cgroup, CgroupError};
-use sandbox::container::{Inside, Spawn, SpawnError, missing, refused_score, spawn};
-use sandbox::pause;
+use sandbox::cgroup::CgroupError;
+use sandbox::channel::Reports;
+use sandbox::console::Console;
+use sandbox::container::SpawnError;
 use sandbox::rootfs::{self, RootfsError};
 use sandbox::stdio::Stdio;
-use sandbox::{Channel, ChannelError, Child, Record, RecordError};
+use sandbox::{ChannelError, Child, RecordError};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -43,6 +46,14 @@ pub(crate) enum CreateError {
     Record(#[from] RecordError),
     #[error("read the node's cgroup hierarchies")]
     Hierarchy(#[source] io::Error),
+    #[error(transparent)]
+    Runc(#[from] RuncError),
+    #[error("make a terminal")]
+    Terminal(#[source] io::Error),
+    #[error("container {0} has ended")]
+    Gone(String),
+    #[error("take the processes that runc leaves behind")]
+    Orphans(#[source] io::Error),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
@@ -71,11 +82,14 @@ pub(crate) enum CreateError {
     Address(#[from] crate::address::AddressError),
 }
 
-/// What a create needs to keep for its run.
-struct Made {
-    plan: Arc<RunPlan>,
-    child: Child,
-    channel: Channel,
+/// A container that waits for start.
+pub(super) struct Made {
+    pub(super) child: Child,
+    pub(super) console: Option<Console>,
+    pub(super) kind: Kind,
+    /// What its process says, if it is the shim's own.
+    pub(super) reports: Option<Reports>,
+    pub(super) memory_limit_bytes: Option<u64>,
 }
 
 /// Makes the container of `task`. Returns the pid of its process.
@@ -84,47 +98,48 @@ pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, Creat
     if let Some(checkpoint) = &request.checkpoint {
         return Err(CreateError::Checkpoint(checkpoint.clone()));
     }
-    let (stdio, logger) = output::open(tasks, request).await?;
-    let stdio = Arc::new(stdio);
-    let rootfs = request.bundle.join("rootfs");
+    let (Stdio { kept, child: ends }, logger) = output::open(tasks, &request.id, &task.main.streams).await?;
+    let rootfs = request.rootfs();
     let mut owned = Owned { bundle: request.bundle.clone(), rootfs, ..Owned::default() };
     let mut termination_file = None;
-    let made = match make(tasks, task, &stdio, &mut owned, &mut termination_file).await {
-        Ok(made) => made,
-        Err(error) => {
-            let line = plan::one_line(&error);
-            watch::explain(&request.id, &stdio.kept, termination_file.as_ref(), &line).await;
-            release_after_failure(tasks, &request.id, &owned).await;
-            drop(stdio);
-            if let Some(logger) = logger {
-                logger.finish(&request.id).await;
+    let Made { child, console, kind, reports, memory_limit_bytes } =
+        match make(tasks, task, ends, &mut owned, &mut termination_file).await {
+            Ok(made) => made,
+            Err(error) => {
+                // What runc says it says there itself.
+                if !matches!(error, CreateError::Runc(RuncError::Refused { .. })) {
+                    watch::explain(&request.id, &kept, termination_file.as_ref(), &plan::one_line(&error)).await;
+                }
+                release_after_failure(tasks, &request.id, &owned).await;
+                drop(kept);
+                if let Some(logger) = logger {
+                    logger.finish(&request.id).await;
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
-    };
-    let pid = made.child.pid();
-    let Channel { reports, orders } = made.channel;
-    let child = Arc::new(made.child);
-    let kept = Arc::try_unwrap(stdio).map(|stdio| stdio.kept).unwrap_or_default();
-    if task.transition(Move::Create { pid }).is_err() {
+        };
+    let pid = child.pid();
+    if task.main.transition(Move::Create { pid }).is_err() {
         child.end().await;
+        drop((console, kept));
         release_after_failure(tasks, &request.id, &owned).await;
-        drop(kept);
         if let Some(logger) = logger {
             logger.finish(&request.id).await;
         }
         return Err(CreateError::Abandoned);
     }
-    *locked(&task.container) = Some(Container::new(owned, made.plan.clone(), logger, child, orders, kept));
+    *locked(&task.container) = Some(Container::new(owned, kind));
+    task.main.enliven(Live { child: Arc::new(child), kept, console, logger });
     tasks.publisher.publish(&created_event(task, pid));
-    tokio::spawn(watch::watch(task.clone(), made.plan, reports, termination_file, tasks.publisher.clone()));
+    let watched = Watched { process: task.main.clone(), reports, memory_limit_bytes, termination_file };
+    tokio::spawn(watch::watch(task.clone(), watched, tasks.publisher.clone()));
     Ok(pid)
 }
 
 async fn make(
     tasks: &Tasks,
-    task: &Arc<Task>,
-    stdio: &Arc<Stdio>,
+    task: &Task,
+    ends: [OwnedFd; 3],
     owned: &mut Owned,
     termination_file: &mut Option<TerminationFile>,
 ) -> Result<Made, CreateError> {
@@ -137,7 +152,7 @@ async fn make(
     // Where forks are made: mapped layers take one.
     let mounted = tasks.spawner.fork(move || rootfs::mount_all(&rootfs, &layers)).await;
     mounted.map_err(CreateError::Mount)?;
-    let mounts: Vec<oci::RootfsMount> = request.layers.iter().map(rootfs_mount).collect();
+    let mounts = request.rootfs_mounts();
     let lowered = oci::lower(oci::Request {
         id: &request.id,
         bundle: &request.bundle,
@@ -145,185 +160,11 @@ async fn make(
         rootfs_mounts: &mounts,
         options: request.options.as_ref(),
         containerd: &tasks.containerd,
-    })
-    .await?;
-    for warning in lowered.warnings.iter().chain(&missing(&lowered.plan.isolation)) {
-        tracing::warn!(id = request.id, warning, "the container differs from its spec");
-    }
-    let plan = Arc::new(lowered.plan);
-    *termination_file = TerminationFile::open(&plan);
-    let source = match (&plan.program, &lowered.guest) {
-        (Program::Wasm(Source { origin, .. }), Some(guest)) => {
-            Some(artifact::Source { origin, guest, metering: Metering::of(&plan) })
-        }
-        _ => None,
-    };
-    let artifact = match &source {
-        Some(source) => Some(source.artifact(&tasks.spawner).await?),
-        None => None,
-    };
-    if task.state() == State::Abandoned {
-        return Err(CreateError::Abandoned);
-    }
-    let cgroup = claim(owned, request.layers.clone(), &plan)?;
-    let (child, channel) = match confined(tasks, task, &plan, owned, &cgroup, stdio, artifact).await {
-        // A cache is only a cache: what it holds in vain is made again, once.
-        Err(Confining::Stale(reason)) => {
-            let Some(source) = source else { return Err(CreateError::Refused(reason)) };
-            tracing::warn!(id = request.id, reason, "a cached artifact is no good and is compiled again");
-            let artifact = source.fresh_artifact(&tasks.spawner).await?;
-            confined(tasks, task, &plan, owned, &cgroup, stdio, Some(artifact)).await?
-        }
-        made => made?,
-    };
-    Ok(Made { plan, child, channel })
-}
-
-/// Takes what the container owns on the node, each thing recorded before it is taken.
-fn claim(owned: &mut Owned, layers: Vec<rootfs::Layer>, plan: &RunPlan) -> Result<Arc<Cgroup>, CreateError> {
-    let cgroup = Arc::new(Cgroup::of(&plan.isolation.cgroup).map_err(CreateError::Hierarchy)?);
-    cgroup.ensure_free()?;
-    let points = rootfs::missing_mount_points(&owned.rootfs, plan)?;
-    let record = Record::new(plan, cgroup.missing_parents(&plan.limits), layers, points);
-    record.save(&owned.bundle)?;
-    let record = owned.record.insert(record);
-    rootfs::make_mount_points(&owned.rootfs, &record.mount_points)?;
-    limits::note(&plan.id, &cgroup.create(&plan.limits)?);
-    // Not before it is made: what another made is not removed.
-    owned.cgroup = Some(cgroup.clone());
-    Ok(cgroup)
-}
-
-/// Why a process was not confined.
-enum Confining {
-    Stale(String),
-    Failed(CreateError),
-}
-
-impl From<SpawnerError<SpawnError>> for Confining {
-    fn from(error: SpawnerError<SpawnError>) -> Confining {
-        Confining::Failed(error.into())
-    }
-}
-
-impl From<ChannelError> for Confining {
-    fn from(error: ChannelError) -> Confining {
-        Confining::Failed(error.into())
-    }
-}
-
-impl From<Confining> for CreateError {
-    fn from(confining: Confining) -> CreateError {
-        match confining {
-            Confining::Stale(reason) => CreateError::Refused(reason),
-            Confining::Failed(error) => error,
-        }
-    }
-}
-
-async fn confined(
-    tasks: &Tasks,
-    task: &Task,
-    plan: &Arc<RunPlan>,
-    owned: &mut Owned,
-    cgroup: &Arc<Cgroup>,
-    stdio: &Arc<Stdio>,
-    artifact: Option<Artifact>,
-) -> Result<(Child, Channel), Confining> {
-    let fork = {
-        let (plan, cgroup, stdio, rootfs) = (plan.clone(), cgroup.clone(), stdio.clone(), owned.rootfs.clone());
-        let host = tasks.host.clone();
-        move || {
-            let code = artifact.as_ref().map(Artifact::file);
-            let made = Spawn { plan: &plan, rootfs: &rootfs, cgroup: &cgroup, stdio: &stdio, artifact: code };
-            spawn(&made, |inside| match &artifact {
-                Some(artifact) => run_guest(inside, &host, artifact),
-                None => pause::run(inside),
-            })
-        }
-    };
-    let (child, mut channel) = tasks.spawner.spawn(fork).await?;
-    // While the process makes itself ready.
-    if let Some(record) = &mut owned.record {
-        record.pid = Some(child.pid());
-        if let Err(error) = record.save(&owned.bundle) {
-            child.end().await;
-            return Err(Confining::Failed(error.into()));
-        }
-    }
-    if let Err(error) = limits::enter(tasks, cgroup, child.pid(), plan, &mut channel.orders).await {
-        child.end().await;
-        return Err(Confining::Failed(error.into()));
-    }
-    let mut report = channel.reports.next().await;
-    if let Ok(Some(Report::Mounted)) = report {
-        if let Err(error) = hooks::at_creation(&tasks.spawner, plan, child.pid(), task).await {
-            child.end().await;
-            return Err(Confining::Failed(error.into()));
-        }
-        // A process that is gone takes no order, and the next report says so.
-        let _ = channel.orders.go().await;
-        report = channel.reports.next().await;
-    }
-    let failed = match report {
-        Ok(Some(Report::Ready)) => {
-            limits::note(&plan.id, refused_score(&plan.isolation, child.pid()).as_slice());
-            return Ok((child, channel));
-        }
-        Ok(Some(Report::Failed(Failure::StaleArtifact(reason)))) => Confining::Stale(reason),
-        Ok(Some(Report::Failed(Failure::Message(line)))) => Confining::Failed(CreateError::Refused(line)),
-        Ok(_) => return Err(Confining::Failed(died(&child).await)),
-        Err(error) => error.into(),
-    };
-    child.end().await;
-    Err(failed)
-}
-
-/// Why a process is gone that said nothing.
-async fn died(child: &Child) -> CreateError {
-    child.kill();
-    match child.wait().await.map(watch::without_word) {
-        Ok(ExitStatus::ForbiddenCall) => {
-            CreateError::Killed(ExitStatus::ForbiddenCall.termination().message.unwrap_or_default())
-        }
-        Ok(_) | Err(_) => CreateError::Died,
-    }
-}
-
-/// The life of the container process.
-fn run_guest(mut inside: Inside<'_>, host: &Host, cached: &Artifact) {
-    log::mute();
-    inside.join_cgroup();
-    let limit = inside.memory_limit();
-    let plan = inside.plan();
-    let artifact = cached.inherit(inside.take_artifact());
-    let loaded = artifact.and_then(|artifact| match host.suits(&artifact) {
-        true => host.load(plan, &artifact),
-        false => Host::new(artifact.variant())?.load(plan, &artifact),
     });
-    let loaded = match loaded {
-        Ok(loaded) => loaded,
-        Err(failure) => inside.fail(failure),
-    };
-    if loaded.serves() {
-        inside.take_short_turns();
+    match lowered.await? {
+        Lowered::Own(lowered) => own::make(tasks, task, *lowered, ends, owned, termination_file).await,
+        Lowered::Linux(plan) => linux::make(tasks, task, &plan, ends, owned).await,
     }
-    let interrupter = loaded.interrupter();
-    let (mut confined, signals) = inside.confine(move || interrupter.interrupt());
-    let granted = engine::Stdio::of_process()
-        .map_err(|error| Failure::Message(plan::one_line(&error)))
-        .and_then(|stdio| loaded.grant(plan, stdio, signals, move || limit.read()));
-    let guest = match granted {
-        Ok(guest) => guest,
-        Err(failure) => confined.fail(failure),
-    };
-    confined.wait_for_start();
-    let status = guest.run(&mut |report| confined.report(&report));
-    confined.end(status)
-}
-
-fn rootfs_mount(layer: &rootfs::Layer) -> oci::RootfsMount {
-    oci::RootfsMount { kind: layer.kind.clone(), source: layer.source.clone(), options: layer.options.clone() }
 }
 
 async fn release_after_failure(tasks: &Tasks, id: &str, owned: &Owned) {
@@ -334,11 +175,12 @@ async fn release_after_failure(tasks: &Tasks, id: &str, owned: &Owned) {
 }
 
 fn created_event(task: &Task, pid: u32) -> TaskCreate {
-    let request = &task.request;
+    let (request, streams) = (&task.request, &task.main.streams);
     let io = TaskIO {
-        stdin: request.stdin.clone(),
-        stdout: request.stdout.clone(),
-        stderr: request.stderr.clone(),
+        stdin: streams.stdin.clone(),
+        stdout: streams.stdout.clone(),
+        stderr: streams.stderr.clone(),
+        terminal: streams.terminal,
         ..TaskIO::default()
     };
     TaskCreate {

@@ -2,8 +2,10 @@
 
 use super::container::ReleaseError;
 use super::create::CreateError;
+use super::exec::ExecError;
 use super::hooks::HooksError;
 use super::limits::LimitError;
+use crate::runc::RuncError;
 use sandbox::ChannelError;
 use sandbox::cgroup::CgroupError;
 use std::io;
@@ -13,16 +15,32 @@ use std::io;
 pub(crate) enum TaskError {
     #[error("no container {0} in this shim")]
     NotFound(String),
-    #[error("container {id} has no process {exec}: exec is not built yet")]
+    #[error("container {id} has no process {exec}")]
     NoExec { id: String, exec: String },
+    #[error("container {id} has a process {exec} already: delete it first")]
+    ExecExists { id: String, exec: String },
+    #[error("exec in container {id}, which is {state}: it has to run")]
+    NotRunning { id: String, state: &'static str },
+    #[error(transparent)]
+    Exec(#[from] ExecError),
     #[error("container {0} exists already: delete it first")]
     Exists(String),
     #[error("container {0} is still being created: wait for create to answer")]
     BeingCreated(String),
-    #[error("container {0} has ended: its process is gone")]
+    #[error("{0} has ended")]
     Finished(String),
-    #[error("container {id} is {from}, which does not allow to {action}")]
-    Move { id: String, from: &'static str, action: &'static str },
+    #[error("{process} is {from}, which does not allow to {action}")]
+    Move { process: String, from: &'static str, action: &'static str },
+    #[error("{0} has no terminal")]
+    NoTerminal(String),
+    #[error("resize the terminal of {process}")]
+    Resize {
+        process: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Runc(#[from] RuncError),
     #[error(transparent)]
     Create(#[from] CreateError),
     #[error("start container {id}")]
@@ -31,10 +49,10 @@ pub(crate) enum TaskError {
         #[source]
         source: ChannelError,
     },
-    #[error("send signal {signal} to container {id}")]
+    #[error("send signal {signal} to {process}")]
     Signal {
         signal: u32,
-        id: String,
+        process: String,
         #[source]
         source: io::Error,
     },

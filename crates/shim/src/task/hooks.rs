@@ -1,6 +1,6 @@
 //! The hooks of a container, each at its moment.
 
-use super::Task;
+use super::process::Process;
 use crate::spawner::{Spawner, SpawnerError};
 use plan::{Hook, HookState, RunPlan};
 use sandbox::hooks::{HookError, Moment, Place, spawn};
@@ -29,13 +29,13 @@ struct Round<'a> {
 }
 
 /// Runs the hooks of creation, once there are namespaces and mounts, until one fails or nobody wants the container.
-pub(super) async fn at_creation(spawner: &Spawner, plan: &RunPlan, pid: u32, task: &Task) -> Result<(), HooksError> {
+pub(super) async fn at_creation(spawner: &Spawner, plan: &RunPlan, pid: u32, process: &Process) -> Result<(), HooksError> {
     let hooks = &plan.hooks;
     let round = Round::of(spawner, plan, pid, "creating");
     let runtime = hooks.create_runtime.iter().map(|hook| (Place::Runtime, hook));
     let container = hooks.create_container.iter().map(|hook| (Place::Container, hook));
     for (place, hook) in runtime.chain(container) {
-        round.run(hook, &place, task.unwanted()).await?;
+        round.run(hook, &place, process.unwanted()).await?;
     }
     Ok(())
 }
@@ -51,10 +51,10 @@ pub(super) async fn before_start(spawner: &Spawner, plan: &RunPlan, pid: u32) ->
 }
 
 /// Runs the hooks of a guest that runs, until it is deleted. One that fails is logged, as below.
-pub(super) async fn after_start(spawner: &Spawner, plan: &RunPlan, pid: u32, task: &Task) {
+pub(super) async fn after_start(spawner: &Spawner, plan: &RunPlan, pid: u32, process: &Process) {
     let round = Round::of(spawner, plan, pid, "running");
     for hook in &plan.hooks.poststart {
-        log_failure(&plan.id, round.run(hook, &Place::Runtime, task.unwanted()).await);
+        log_failure(&plan.id, round.run(hook, &Place::Runtime, process.unwanted()).await);
     }
 }
 

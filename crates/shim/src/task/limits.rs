@@ -1,7 +1,6 @@
 //! Limits of a container: set while it is made, and changed while it runs.
 
-use super::container::Container;
-use super::{Task, Tasks, locked};
+use super::{Task, Tasks};
 use crate::spawner::SpawnerError;
 use plan::{Failure, Limits, Report, RunPlan};
 use sandbox::cgroup::{Cgroup, CgroupError, Wanted};
@@ -55,8 +54,7 @@ pub(super) async fn change(
         ask_systemd(tasks, cgroup, Wanted::Change, limits).await?;
     }
     // Its number may be another's by now: only the shim reaps it, and not before the limits are set.
-    let child = locked(&task.container).as_ref().map(Container::child);
-    if child.is_none_or(|child| child.signal(0).is_err()) {
+    if task.main.child().is_none_or(|child| child.signal(0).is_err()) {
         return Err(LimitError::Ended);
     }
     note(&task.request.id, &cgroup.adjust(pid, limits)?);

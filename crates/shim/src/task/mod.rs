@@ -3,10 +3,14 @@
 mod container;
 mod create;
 mod error;
+mod exec;
 mod forgotten;
 pub(crate) mod hooks;
 mod limits;
+mod linux;
 mod output;
+mod own;
+mod process;
 mod request;
 mod state;
 mod termination;
@@ -22,16 +26,18 @@ use containerd_shim_protos::events::task::{TaskDelete, TaskPaused, TaskResumed, 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, Freeze};
+use exec::Exec;
+use process::{KILL, Process};
 use std::collections::HashMap;
-use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
-use tokio::sync::{Notify, watch as channel};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 pub(crate) use create::CreateError;
 pub(crate) use error::TaskError;
+pub(crate) use exec::{ExecError, ExecRequest};
+pub(crate) use process::Streams;
 pub(crate) use request::Request;
 pub(crate) use state::{Exit, Move, State};
 
@@ -47,6 +53,8 @@ pub(crate) struct Tasks {
     quit: Arc<Notify>,
     /// Told when the last task is gone.
     vacant: Notify,
+    /// Set once this process takes what runc leaves behind.
+    takes_orphans: OnceLock<()>,
 }
 
 #[derive(Default)]
@@ -58,17 +66,18 @@ struct Registry {
     closed: bool,
 }
 
-/// One task: a container and where it stands.
+/// One task: a container and its processes.
 pub(crate) struct Task {
     pub(crate) request: Request,
-    state: Mutex<State>,
+    /// The first process, with which the container ends.
+    pub(crate) main: Arc<Process>,
+    /// Those that exec brought in, by name.
+    execs: Mutex<HashMap<String, Arc<Exec>>>,
     container: Mutex<Option<Container>>,
-    /// Whether it was sent SIGKILL.
-    killed: AtomicBool,
-    /// Says when the state changed.
-    changes: channel::Sender<()>,
     /// Held while the container is stopped, released, or given other limits.
     changing: tokio::sync::Mutex<()>,
+    /// Held while the first process is started.
+    starting: tokio::sync::Mutex<()>,
 }
 
 impl Tasks {
@@ -80,24 +89,29 @@ impl Tasks {
         publisher: Publisher,
         quit: Arc<Notify>,
     ) -> Tasks {
-        Tasks { tasks: Mutex::default(), containerd, address, spawner, host, publisher, quit, vacant: Notify::new() }
+        let (tasks, vacant, takes_orphans) = (Mutex::default(), Notify::new(), OnceLock::new());
+        Tasks { tasks, containerd, address, spawner, host, publisher, quit, vacant, takes_orphans }
     }
 
-    /// The task of that id, once it is created. No task has processes besides its first one yet.
-    pub(crate) fn get(&self, id: &str, exec: &str) -> Result<Arc<Task>, TaskError> {
-        let task = self.find(id, exec)?;
-        match task.state() {
+    /// The task of that id, once it is created.
+    pub(crate) fn get(&self, id: &str) -> Result<Arc<Task>, TaskError> {
+        let task = self.find(id)?;
+        match task.main.state() {
             State::Creating | State::Abandoned => Err(TaskError::BeingCreated(id.to_owned())),
             _ => Ok(task),
         }
     }
 
-    fn find(&self, id: &str, exec: &str) -> Result<Arc<Task>, TaskError> {
-        let task = locked(&self.tasks).tasks.get(id).cloned();
-        let task = task.ok_or_else(|| TaskError::NotFound(id.to_owned()))?;
-        match exec.is_empty() {
-            true => Ok(task),
-            false => Err(TaskError::NoExec { id: id.to_owned(), exec: exec.to_owned() }),
+    fn find(&self, id: &str) -> Result<Arc<Task>, TaskError> {
+        locked(&self.tasks).tasks.get(id).cloned().ok_or_else(|| TaskError::NotFound(id.to_owned()))
+    }
+
+    /// A process of a task that is created: the first, or the one that exec calls so.
+    pub(crate) fn process(&self, id: &str, exec: &str) -> Result<Arc<Process>, TaskError> {
+        let task = self.get(id)?;
+        match exec {
+            "" => Ok(task.main.clone()),
+            exec => Ok(task.exec(exec)?.process.clone()),
         }
     }
 
@@ -117,21 +131,32 @@ impl Tasks {
         }
     }
 
-    /// Lets the guest run. Returns its pid.
+    /// Lets a process run. Returns its pid.
     pub(crate) async fn start(&self, id: &str, exec: &str) -> Result<u32, TaskError> {
-        let task = self.get(id, exec)?;
-        // Of two, one runs the hooks.
-        let turn = task.changing.lock().await;
-        let plan = locked(&task.container).as_ref().map(Container::plan);
-        if let (Some(plan), State::Created { pid }) = (&plan, task.state())
+        let task = self.get(id)?;
+        if !exec.is_empty() {
+            return self.start_exec(&task, task.exec(exec)?.as_ref()).await;
+        }
+        // Of two, one runs the hooks. The exit is not told before the start.
+        let turn = task.starting.lock().await;
+        let (plan, runc) = {
+            let container = locked(&task.container);
+            (container.as_ref().and_then(Container::plan), container.as_ref().and_then(Container::runc))
+        };
+        if let (Some(plan), State::Created { pid }) = (&plan, task.main.state())
             && let Err(source) = hooks::before_start(&self.spawner, plan, pid).await
         {
             // A container whose hooks fail is stopped (OCI runtime spec, "Lifecycle").
-            let _ = task.kill(KILL);
+            let _ = task.main.kill(KILL);
             return Err(TaskError::Hooks { id: id.to_owned(), source: Box::new(source) });
         }
-        let pid = task.transition(Move::Start)?.pid().unwrap_or_default();
-        drop(turn);
+        let pid = task.main.transition(Move::Start)?.pid().unwrap_or_default();
+        if let Some(runc) = runc
+            && let Err(error) = runc.start(&self.spawner).await
+        {
+            let _ = task.main.kill(KILL);
+            return Err(error.into());
+        }
         let orders = locked(&task.container).as_mut().and_then(Container::take_orders);
         // Queued before the order: the exit must not overtake the start.
         let event = TaskStart { container_id: id.to_owned(), pid, ..TaskStart::default() };
@@ -139,15 +164,45 @@ impl Tasks {
         if let Some(mut orders) = orders {
             orders.go().await.map_err(|source| TaskError::Start { id: id.to_owned(), source })?;
         }
+        drop(turn);
         if let Some(plan) = plan {
-            hooks::after_start(&self.spawner, &plan, pid, &task).await;
+            hooks::after_start(&self.spawner, &plan, pid, &task.main).await;
         }
         Ok(pid)
     }
 
+    /// Sends a signal to a process, or to all of a container.
+    pub(crate) fn kill(&self, id: &str, exec: &str, signal: u32, whom: Whom) -> Result<(), TaskError> {
+        let task = self.get(id)?;
+        if !exec.is_empty() {
+            return task.exec(exec)?.process.kill(signal);
+        }
+        task.main.kill(signal)?;
+        let cgroup = task.cgroup();
+        let failed = |action| move |source| TaskError::Cgroup { id: id.to_owned(), action, source };
+        if let (Whom::All, Ok(cgroup)) = (whom, &cgroup) {
+            cgroup.signal_others(signal, task.main.state().pid());
+        }
+        if let (State::Paused { .. }, KILL, Ok(cgroup)) = (task.main.state(), signal, cgroup) {
+            // A paused process dies when it goes on.
+            cgroup.thaw().map_err(failed("thaw"))?;
+        }
+        Ok(())
+    }
+
+    /// The processes of a container, as the node numbers them.
+    pub(crate) fn pids(&self, id: &str) -> Result<Vec<u32>, TaskError> {
+        let task = self.get(id)?;
+        // Always one at least: containerd takes a shim without for leaked, and kills it.
+        let mut pids: Vec<u32> = task.main.state().pid().into_iter().collect();
+        let members = task.cgroup().map(|cgroup| cgroup.processes()).unwrap_or_default();
+        pids.extend(members.into_iter().filter(|pid| Some(*pid) != task.main.state().pid()));
+        Ok(pids)
+    }
+
     /// Stops all of a running container.
     pub(crate) async fn pause(&self, id: &str) -> Result<(), TaskError> {
-        let task = self.get(id, "")?;
+        let task = self.get(id)?;
         task.freeze(Freeze::Frozen, Move::Pause).await?;
         self.publisher.publish(&TaskPaused { container_id: id.to_owned(), ..TaskPaused::default() });
         Ok(())
@@ -155,7 +210,7 @@ impl Tasks {
 
     /// Lets a paused container go on.
     pub(crate) async fn resume(&self, id: &str) -> Result<(), TaskError> {
-        let task = self.get(id, "")?;
+        let task = self.get(id)?;
         task.freeze(Freeze::Thawed, Move::Resume).await?;
         self.publisher.publish(&TaskResumed { container_id: id.to_owned(), ..TaskResumed::default() });
         Ok(())
@@ -163,13 +218,17 @@ impl Tasks {
 
     /// Changes the limits of a container that has not ended.
     pub(crate) async fn update(&self, id: &str, type_url: &str, resources: &[u8]) -> Result<(), TaskError> {
-        let task = self.get(id, "")?;
+        let task = self.get(id)?;
         let _one_at_a_time = task.changing.lock().await;
+        let runc = locked(&task.container).as_ref().and_then(Container::runc);
+        if let Some(runc) = runc {
+            return Ok(runc.update(&self.spawner, &oci::resources(type_url, resources)?).await?);
+        }
         let update = oci::update(type_url, resources)?;
         limits::note(id, &update.warnings);
-        let (cgroup, pid) = (task.cgroup()?, task.state().pid().unwrap_or_default());
-        if task.state().exit().is_some() {
-            return Err(TaskError::Finished(id.to_owned()));
+        let (cgroup, pid) = (task.cgroup()?, task.main.state().pid().unwrap_or_default());
+        if task.main.state().exit().is_some() {
+            return Err(TaskError::Finished(task.main.name()));
         }
         let changed = limits::change(self, &task, &cgroup, pid, &update.limits).await;
         changed.map_err(|source| TaskError::Update { id: id.to_owned(), source })
@@ -177,35 +236,39 @@ impl Tasks {
 
     /// What a container has used so far.
     pub(crate) fn stats(&self, id: &str) -> Result<Any, TaskError> {
-        let task = self.get(id, "")?;
+        let task = self.get(id)?;
         let failed = |source| TaskError::Cgroup { id: id.to_owned(), action: "read the use of", source };
         let stats = task.cgroup()?.stats().map_err(failed)?;
         Ok(metrics::encode(&stats)?)
     }
 
-    /// Forgets a task that has ended, or was never started, and removes all it owned.
+    /// Forgets a process that has ended, or was never started; with the first of a container, removes all it owned.
     pub(crate) async fn delete(&self, id: &str, exec: &str) -> Result<Exit, TaskError> {
-        let task = self.find(id, exec)?;
-        if task.transition(Move::Abandon).is_ok() {
+        let task = self.find(id)?;
+        if !exec.is_empty() {
+            return task.delete_exec(exec).await;
+        }
+        if task.main.transition(Move::Abandon).is_ok() {
             // containerd gives a shim seconds to answer, and a compilation may take longer: create undoes itself then.
             let _ = timeout(UNDOING, self.forgotten(&task)).await;
         }
-        let task = self.get(id, exec)?;
-        if let State::Created { .. } = task.state() {
-            let _ = task.kill(KILL);
-            task.exit().await?;
+        let task = self.get(id)?;
+        if let State::Created { .. } = task.main.state() {
+            let _ = task.main.kill(KILL);
+            task.main.exit().await?;
         }
         // An update that waits for systemd must not make anew what is removed here.
         let _one_at_a_time = task.changing.lock().await;
         // Of two who delete, the second finds nothing.
-        self.find(id, exec)?;
-        let exit = task.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
+        self.find(id)?;
+        let exit = task.main.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
+        task.main.finish_logger().await;
         let container = locked(&task.container).take();
         if let Some(container) = container
             && let Err(source) = container.release(id, &self.spawner).await
         {
             *locked(&task.container) = Some(container);
-            task.transition(Move::KeepAfterFailure)?;
+            task.main.transition(Move::KeepAfterFailure)?;
             return Err(TaskError::Release { id: id.to_owned(), source });
         }
         self.forget(id);
@@ -224,7 +287,7 @@ impl Tasks {
     /// container of this name gets a shim of its own. Tasks that were abandoned are undone before it ends.
     pub(crate) fn shut_down(&self) {
         let mut registry = locked(&self.tasks);
-        let needed = registry.tasks.values().any(|task| task.state() != State::Abandoned);
+        let needed = registry.tasks.values().any(|task| task.main.state() != State::Abandoned);
         if needed || registry.closed {
             return;
         }
@@ -254,11 +317,11 @@ impl Tasks {
             return Err(TaskError::Exists(request.id));
         }
         let task = Arc::new(Task {
-            state: Mutex::new(State::Creating),
+            main: Arc::new(Process::first(&request.id, request.streams.clone())),
+            execs: Mutex::default(),
             container: Mutex::default(),
-            killed: AtomicBool::default(),
-            changes: channel::Sender::new(()),
             changing: tokio::sync::Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
             request,
         });
         registry.made += 1;
@@ -268,7 +331,7 @@ impl Tasks {
 
     /// Waits until a task is not among these any more.
     async fn forgotten(&self, task: &Arc<Task>) {
-        let mut changes = task.changes.subscribe();
+        let mut changes = task.main.changes();
         let is_here = || locked(&self.tasks).tasks.get(&task.request.id).is_some_and(|other| Arc::ptr_eq(other, task));
         while is_here() && changes.changed().await.is_ok() {}
     }
@@ -289,103 +352,73 @@ struct Unmade<'a> {
 impl Drop for Unmade<'_> {
     fn drop(&mut self) {
         self.tasks.forget(&self.task.request.id);
-        self.task.changes.send_replace(());
+        self.task.main.tell();
     }
 }
 
-/// SIGKILL.
-const KILL: u32 = 9;
 /// How long a delete waits for a create that it gives up: containerd runs the `delete` action next, and forgets the shim
 /// after 5 s.
 const UNDOING: Duration = Duration::from_secs(3);
 
+/// Which processes of a container a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whom {
+    First,
+    All,
+}
+
+/// How long the processes that exec brought in may take to end with their container.
+const ENDING: Duration = Duration::from_secs(2);
+
 impl Task {
-    /// Where it stands.
-    pub(crate) fn state(&self) -> State {
-        locked(&self.state).clone()
+    fn exec(&self, name: &str) -> Result<Arc<Exec>, TaskError> {
+        let exec = locked(&self.execs).get(name).cloned();
+        exec.ok_or_else(|| TaskError::NoExec { id: self.request.id.clone(), exec: name.to_owned() })
     }
 
-    /// Sends a signal to the container process.
-    pub(crate) fn kill(&self, signal: u32) -> Result<(), TaskError> {
-        let id = || self.request.id.clone();
-        match self.state() {
-            State::Creating | State::Abandoned => return Err(TaskError::BeingCreated(id())),
-            State::Stopped { .. } | State::Deleting { .. } => return Err(TaskError::Finished(id())),
-            State::Created { .. } | State::Running { .. } | State::Paused { .. } => {}
+    async fn delete_exec(&self, name: &str) -> Result<Exit, TaskError> {
+        let process = self.exec(name)?.process.clone();
+        if let State::Created { .. } = process.state() {
+            process.transition(Move::End { exit: exit_now(0, 0) })?;
         }
-        if signal == KILL {
-            self.killed.store(true, Ordering::Relaxed);
+        let exit = process.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
+        process.finish_logger().await;
+        locked(&self.execs).remove(name);
+        Ok(exit)
+    }
+
+    /// Ends the processes that the end of the first one leaves: their ends are told before its.
+    async fn end_the_others(&self) {
+        let is_alive = |exec: &Arc<Exec>| matches!(exec.process.state(), State::Running { .. });
+        let left: Vec<_> = locked(&self.execs).values().filter(|exec| is_alive(exec)).cloned().collect();
+        let leaves = locked(&self.container).as_ref().is_some_and(Container::may_leave_processes);
+        if (leaves || !left.is_empty())
+            && let Ok(cgroup) = self.cgroup()
+        {
+            cgroup.kill_all();
         }
-        let child = locked(&self.container).as_ref().map(Container::child);
-        let sent = child.map_or(Ok(()), |child| child.signal(signal));
-        sent.map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => TaskError::Finished(id()),
-            _ => TaskError::Signal { signal, id: id(), source },
-        })?;
-        if let (State::Paused { .. }, KILL, Ok(cgroup)) = (self.state(), signal, self.cgroup()) {
-            // A paused process dies when it goes on.
-            cgroup.thaw().map_err(|source| TaskError::Cgroup { id: id(), action: "thaw", source })?;
+        for exec in left {
+            let _ = timeout(ENDING, exec.process.exit()).await;
         }
-        Ok(())
     }
 
     /// Its cgroup, while it has one.
     pub(crate) fn cgroup(&self) -> Result<Arc<Cgroup>, TaskError> {
         let cgroup = locked(&self.container).as_ref().and_then(Container::cgroup);
-        cgroup.ok_or_else(|| TaskError::Finished(self.request.id.clone()))
+        cgroup.ok_or_else(|| TaskError::Finished(self.main.name()))
     }
 
     /// Stops or releases all of the container, then moves to the state that says so.
     async fn freeze(&self, wanted: Freeze, step: Move) -> Result<u32, TaskError> {
         let _one_at_a_time = self.changing.lock().await;
-        self.state().after(&step).map_err(|from| self.refused(from, &step))?;
+        self.main.state().after(&step).map_err(|from| self.main.refused(from, &step))?;
         let failed = |source| TaskError::Cgroup { id: self.request.id.clone(), action: step.name(), source };
         self.cgroup()?.freeze(wanted).await.map_err(failed)?;
         // It may have been killed meanwhile: by the kernel, or by a signal that it meets when it goes on.
-        if self.killed.load(Ordering::Relaxed) {
+        if self.main.is_killed() {
             self.cgroup()?.thaw().map_err(failed)?;
         }
-        Ok(self.transition(step)?.pid().unwrap_or_default())
-    }
-
-    fn refused(&self, from: &'static str, step: &Move) -> TaskError {
-        TaskError::Move { id: self.request.id.clone(), from, action: step.name() }
-    }
-
-    /// Waits until it has ended.
-    pub(crate) async fn exit(&self) -> Result<Exit, TaskError> {
-        let mut changes = self.changes.subscribe();
-        loop {
-            if let Some(exit) = self.state().exit() {
-                return Ok(exit);
-            }
-            // The sender is a part of this task, so the channel is open.
-            changes.changed().await.map_err(|_| TaskError::Cancelled)?;
-        }
-    }
-
-    /// Waits until it is given up while it is created, or deleted.
-    async fn unwanted(&self) {
-        let mut changes = self.changes.subscribe();
-        let is_wanted = || !matches!(self.state(), State::Abandoned | State::Deleting { .. });
-        while is_wanted() && changes.changed().await.is_ok() {}
-    }
-
-    /// Lets the guest see the end of its input.
-    pub(crate) fn close_stdin(&self) {
-        if let Some(container) = locked(&self.container).as_mut() {
-            container.close_stdin();
-        }
-    }
-
-    /// The only way from one state to the next.
-    fn transition(&self, step: Move) -> Result<State, TaskError> {
-        let mut state = locked(&self.state);
-        let next = state.after(&step).map_err(|from| self.refused(from, &step))?;
-        *state = next.clone();
-        drop(state);
-        self.changes.send_replace(());
-        Ok(next)
+        Ok(self.main.transition(step)?.pid().unwrap_or_default())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where a container's output goes: opened before anything else, so that every failure can be told there.
 
 use super::Tasks;
-use super::request::Request;
+use super::process::Streams;
 use crate::spawner::SpawnerError;
 use plan::{Failure, Report};
 use sandbox::stdio::{LoggerToRun, Names, Stdio, StdioError};
@@ -47,14 +47,19 @@ impl RunningLogger {
     }
 }
 
-/// Opens the stdio that a request names, and runs its logger if it names one.
-pub(super) async fn open(tasks: &Tasks, request: &Request) -> Result<(Stdio, Option<RunningLogger>), OutputError> {
+/// Opens the streams of a process of container `id`, and runs their logger if they name one.
+pub(super) async fn open(
+    tasks: &Tasks,
+    id: &str,
+    streams: &Streams,
+) -> Result<(Stdio, Option<RunningLogger>), OutputError> {
     let names = Names {
         namespace: &tasks.containerd.namespace,
-        id: &request.id,
-        stdin: &request.stdin,
-        stdout: &request.stdout,
-        stderr: &request.stderr,
+        id,
+        stdin: &streams.stdin,
+        stdout: &streams.stdout,
+        // A terminal has one output, which is where the shim tells what it has to tell.
+        stderr: if streams.terminal { &streams.stdout } else { &streams.stderr },
     };
     let (stdio, logger) = Stdio::open(&names)?;
     let logger = match logger {

@@ -9,7 +9,7 @@ pub(crate) enum State {
     Creating,
     /// Create has not answered yet, and nobody wants its answer any more.
     Abandoned,
-    /// The container process waits for start.
+    /// The container process waits for start; one that exec is to bring in is not there yet, and its pid 0.
     Created { pid: u32 },
     /// The guest runs.
     Running { pid: u32 },
@@ -38,6 +38,8 @@ pub(crate) enum Move {
     Abandon,
     /// Start was asked for.
     Start,
+    /// The process that exec is to bring in was made.
+    Enter { pid: u32 },
     /// Pause was asked for.
     Pause,
     /// Resume was asked for.
@@ -57,6 +59,7 @@ impl State {
             (State::Creating, Move::Create { pid }) => Ok(State::Created { pid: *pid }),
             (State::Creating, Move::Abandon) => Ok(State::Abandoned),
             (State::Created { pid }, Move::Start) => Ok(State::Running { pid: *pid }),
+            (State::Created { pid: 0 }, Move::Enter { pid }) => Ok(State::Running { pid: *pid }),
             (State::Running { pid }, Move::Pause) => Ok(State::Paused { pid: *pid }),
             (State::Paused { pid }, Move::Resume) => Ok(State::Running { pid: *pid }),
             (State::Created { .. } | State::Running { .. } | State::Paused { .. }, Move::End { exit }) => {
@@ -89,7 +92,7 @@ impl State {
         }
     }
 
-    fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             State::Creating => "being created",
             State::Abandoned => "abandoned",
@@ -108,7 +111,7 @@ impl Move {
         match self {
             Move::Create { .. } => "be created",
             Move::Abandon => "be abandoned",
-            Move::Start => "start",
+            Move::Start | Move::Enter { .. } => "start",
             Move::Pause => "pause",
             Move::Resume => "resume",
             Move::End { .. } => "end",
@@ -133,6 +136,7 @@ mod tests {
             State::Paused { pid: 7 },
             State::Stopped { exit },
             State::Deleting { exit },
+            State::Created { pid: 0 },
         ];
         let moves = [
             Move::Create { pid: 7 },
@@ -143,6 +147,7 @@ mod tests {
             Move::End { exit },
             Move::Delete,
             Move::KeepAfterFailure,
+            Move::Enter { pid: 8 },
         ];
         let allowed: Vec<(usize, usize, State)> = vec![
             (0, 0, State::Created { pid: 7 }),
@@ -155,6 +160,9 @@ mod tests {
             (4, 5, State::Stopped { exit }),
             (5, 6, State::Deleting { exit }),
             (6, 7, State::Stopped { exit }),
+            (7, 2, State::Running { pid: 0 }),
+            (7, 5, State::Stopped { exit }),
+            (7, 8, State::Running { pid: 8 }),
         ];
         for (from, state) in states.iter().enumerate() {
             for (by, step) in moves.iter().enumerate() {

@@ -1,13 +1,13 @@
-//! The end of a container: awaited, explained, told in the order OOM, exit.
+//! The end of a process: awaited, explained, told in the order OOM, exit.
 
-use super::container::Container;
+use super::process::Process;
 use super::state::{Exit, Move};
 use super::termination::TerminationFile;
 use super::{Task, exit_now, locked};
 use crate::events::Publisher;
 use crate::wire::timestamp;
 use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
-use plan::{ExitStatus, FORBIDDEN_CALL, Report, RunPlan, Termination};
+use plan::{ExitStatus, FORBIDDEN_CALL, Report, Termination};
 use protobuf::MessageField;
 use sandbox::Ended;
 use sandbox::cgroup::{OomKill, OomWatch};
@@ -21,22 +21,26 @@ const KILL: i32 = 9;
 /// How many turns of the runtime an answer takes from its task to the socket; some more do not matter.
 const TURNS_OF_AN_ANSWER: usize = 8;
 
-/// Waits for the end of the task's process and tells everybody.
-pub(super) async fn watch(
-    task: Arc<Task>,
-    plan: Arc<RunPlan>,
-    reports: Reports,
-    termination_file: Option<TerminationFile>,
-    publisher: Publisher,
-) {
-    let (child, cgroup) = {
-        let container = locked(&task.container);
-        let Some(container) = container.as_ref() else { return };
-        (container.child(), container.cgroup())
-    };
+/// A process whose end is awaited.
+pub(super) struct Watched {
+    pub(super) process: Arc<Process>,
+    /// What it says, if it is the shim's own.
+    pub(super) reports: Option<Reports>,
+    pub(super) memory_limit_bytes: Option<u64>,
+    pub(super) termination_file: Option<TerminationFile>,
+}
+
+/// Waits for the end of a process and tells everybody.
+pub(super) async fn watch(task: Arc<Task>, watched: Watched, publisher: Publisher) {
+    let Watched { process, reports, memory_limit_bytes, termination_file } = watched;
+    let Some(child) = process.child() else { return };
+    let cgroup = task.cgroup().ok().filter(|_| process.is_first());
     let mut oom = cgroup.map(OomWatch::of);
     let said_and_ended = async {
-        let said = last_words(&task.request.id, reports).await;
+        let said = match reports {
+            Some(reports) => last_words(process.id(), reports).await,
+            None => None,
+        };
         (said, child.wait().await.unwrap_or(Ended::Signal(KILL)))
     };
     let (said, ended) = tokio::select! {
@@ -45,13 +49,19 @@ pub(super) async fn watch(
     };
     let status = match (said, ended, oom) {
         (Some(said), ..) => said,
-        (None, Ended::Signal(KILL), Some(oom)) => killed(oom.verdict().await, &plan),
+        (None, Ended::Signal(KILL), Some(oom)) => killed(oom.verdict().await, memory_limit_bytes),
         (None, ended, _) => without_word(ended),
     };
+    if process.is_first() {
+        task.end_the_others().await;
+    }
     let termination = status.termination();
-    let id = &task.request.id;
-    tracing::info!(id, code = termination.code, status = summary(&status), "the container ended");
-    let kept = locked(&task.container).as_mut().map(Container::take_stdio).unwrap_or_default();
+    let id = process.container();
+    tracing::info!(id, process = process.id(), code = termination.code, status = summary(&status), "it ended");
+    let (kept, console) = process.take_streams();
+    if let Some(mut console) = console {
+        console.finish().await;
+    }
     if let Some(message) = &termination.message {
         explain(id, &kept, termination_file.as_ref(), message).await;
     }
@@ -59,14 +69,18 @@ pub(super) async fn watch(
     // Closed before the exit is told: clients read to the end of the output before they delete.
     drop(kept);
     let exit = exit_now(child.pid(), termination.code);
-    publish(&publisher, id, &termination, exit);
-    // The move cannot fail: only the end of its process ends a task.
-    let _ = task.transition(Move::End { exit });
+    {
+        // Not before the start, which may wait for runc.
+        let _starting = task.starting.lock().await;
+        publish(&publisher, &process, &termination, exit);
+        // The move cannot fail: only the end of its process ends it.
+        let _ = process.transition(Move::End { exit });
+    }
     // Who waits is answered first.
     for _ in 0..TURNS_OF_AN_ANSWER {
         tokio::task::yield_now().await;
     }
-    if let Some(container) = locked(&task.container).as_ref() {
+    if let Some(container) = locked(&task.container).as_ref().filter(|_| process.is_first()) {
         container.release_early();
     }
 }
@@ -108,11 +122,9 @@ async fn follow(oom: &mut Option<OomWatch>) -> Infallible {
 }
 
 /// The end of a process that was killed before it could say anything.
-fn killed(by_kernel: Option<OomKill>, plan: &RunPlan) -> ExitStatus {
+fn killed(by_kernel: Option<OomKill>, known: Option<u64>) -> ExitStatus {
     match by_kernel {
-        Some(OomKill { limit_bytes }) => {
-            ExitStatus::OomKilled { limit_bytes: limit_bytes.or(plan.limits.memory.limit_bytes()) }
-        }
+        Some(OomKill { limit_bytes }) => ExitStatus::OomKilled { limit_bytes: limit_bytes.or(known) },
         None => ExitStatus::Signal(KILL),
     }
 }
@@ -128,14 +140,15 @@ pub(super) fn without_word(ended: Ended) -> ExitStatus {
     }
 }
 
-fn publish(publisher: &Publisher, id: &str, termination: &Termination, exit: Exit) {
+fn publish(publisher: &Publisher, process: &Process, termination: &Termination, exit: Exit) {
+    let container_id = process.container().to_owned();
     // Before the exit, or clients say "Error" instead of "OOMKilled".
-    if termination.out_of_memory {
-        publisher.publish(&TaskOOM { container_id: id.to_owned(), ..TaskOOM::default() });
+    if termination.out_of_memory && process.is_first() {
+        publisher.publish(&TaskOOM { container_id: container_id.clone(), ..TaskOOM::default() });
     }
     publisher.publish(&TaskExit {
-        container_id: id.to_owned(),
-        id: id.to_owned(),
+        container_id,
+        id: process.id().to_owned(),
         pid: exit.pid,
         exit_status: exit.code,
         exited_at: MessageField::some(timestamp(exit.at)),

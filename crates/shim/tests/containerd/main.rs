@@ -6,6 +6,7 @@ mod confinement;
 mod connections;
 mod deaths;
 mod disks;
+mod exec;
 mod exports;
 mod files;
 mod group;
@@ -29,6 +30,7 @@ mod restarts;
 mod signals;
 mod sockets;
 mod systemd;
+mod terminals;
 mod upgrade;
 mod users;
 mod wasi3;
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         .on(&every, cases![output::hello_from_a_file, output::exit_codes, signals::kill_while_running])
         .on(&current, output::CASES)
         .on(&current, exports::CASES)
+        .on(&current, exec::CASES)
+        .on(&current, terminals::CASES)
         .on(&current, wasi3::CASES)
         .on(&current, images::CASES)
         .on(&current, files::CASES)

@@ -3,7 +3,9 @@
 use super::{request, runtime};
 use crate::wait;
 use anyhow::{Context, Result, bail};
-use containerd_client::events::{TaskCreate, TaskDelete, TaskExit, TaskOom, TaskPaused, TaskResumed, TaskStart};
+use containerd_client::events::{
+    TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskPaused, TaskResumed, TaskStart,
+};
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::types::Envelope;
@@ -21,7 +23,8 @@ const PROBE: &str = "/test/subscribed";
 pub struct Event {
     /// The container.
     pub id: String,
-    /// What happened: `create`, `start`, `paused`, `resumed`, `oom`, `exit`, `delete`.
+    /// What happened: `create`, `start`, `paused`, `resumed`, `oom`, `exit`, `delete`; of processes of exec `exec-added`,
+    /// `exec-started`, `exec-exit`.
     pub what: String,
     /// Exit code of `exit` and `delete`, else 0.
     pub code: u32,
@@ -122,7 +125,13 @@ fn decode(envelope: Envelope) -> Result<Event> {
         "/tasks/resumed" => (TaskResumed::decode(bytes)?.container_id, "resumed", 0, 0),
         "/tasks/exit" => {
             let event = TaskExit::decode(bytes)?;
-            (event.container_id, "exit", event.exit_status, event.pid)
+            let what = if event.id == event.container_id { "exit" } else { "exec-exit" };
+            (event.container_id, what, event.exit_status, event.pid)
+        }
+        "/tasks/exec-added" => (TaskExecAdded::decode(bytes)?.container_id, "exec-added", 0, 0),
+        "/tasks/exec-started" => {
+            let event = TaskExecStarted::decode(bytes)?;
+            (event.container_id, "exec-started", 0, event.pid)
         }
         "/tasks/delete" => {
             let event = TaskDelete::decode(bytes)?;

@@ -1,0 +1,26 @@
+//! Errands: what has to wait, and thus cannot be done on the shim's only thread, is done by a child of its own.
+
+use crate::process::{self, Birth, Descriptors, Spawned};
+use crate::syscall;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use plan::{Failure, Report};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Forks a child that does `work`, with these descriptors as its standard streams, and reports that it is ready, or why it
+/// is not. See [`process::fork`] for what the caller must hold to.
+pub fn spawn(streams: Option<&[OwnedFd; 3]>, work: impl FnOnce() -> Result<(), String>) -> io::Result<Spawned> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let stdio = streams.map_or([null.as_fd(); 3], |streams| streams.each_ref().map(AsFd::as_fd));
+    let descriptors = Descriptors { stdio, rest: Vec::new() };
+    process::fork(Birth::default(), &descriptors, |mut channel, _| {
+        // Programs that it runs must not hold its end of the channel.
+        let kept = fcntl(channel.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| errno.to_string());
+        match kept.and_then(|_| work()) {
+            Ok(()) => channel.report(&Report::Ready),
+            Err(reason) => channel.fail(Failure::Message(reason)),
+        }
+        syscall::exit_now(0);
+    })
+}

@@ -1,0 +1,151 @@
+//! Processes that exec brings into a container that runs: a Linux program through runc, or another wasm of its files.
+
+use super::container::Container;
+use super::output::{self, OutputError, RunningLogger};
+use super::own;
+use super::process::{Live, Process, Streams};
+use super::state::{Move, State};
+use super::watch::{self, Watched};
+use super::{CreateError, Task, TaskError, Tasks, exit_now, linux, locked};
+use crate::runc::RuncError;
+use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
+use sandbox::Orders;
+use sandbox::channel::Reports;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The exit code of a process that was not started, as of a command that cannot be executed (POSIX, "Exit Status").
+const NOT_STARTED: u32 = 126;
+
+/// What containerd asks to bring in.
+#[derive(Debug)]
+pub(crate) struct ExecRequest {
+    pub(crate) container: String,
+    pub(crate) exec: String,
+    pub(crate) streams: Streams,
+    /// The `process` section of a runtime spec.
+    pub(crate) spec: oci::ProcessSpec,
+}
+
+/// One that was asked for.
+pub(crate) struct Exec {
+    pub(crate) process: Arc<Process>,
+    spec: oci::Process,
+    begun: AtomicBool,
+}
+
+/// Why a process was not brought in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExecError {
+    #[error("exec {0:?} is no name: use letters, digits, dots, dashes and underscores")]
+    Name(String),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error(transparent)]
+    Plan(#[from] oci::ExecError),
+    #[error(transparent)]
+    Runc(#[from] RuncError),
+    #[error(transparent)]
+    Create(#[from] CreateError),
+}
+
+/// A process that was brought in.
+pub(super) struct Entered {
+    pub(super) live: Live,
+    /// Those of the shim's own wait for an order, and say how they end.
+    pub(super) own: Option<(Orders, Reports)>,
+}
+
+impl Tasks {
+    /// Takes a process up, to be started later.
+    pub(crate) fn exec(&self, request: ExecRequest) -> Result<(), TaskError> {
+        let ExecRequest { container: id, exec: name, streams, spec } = request;
+        let task = self.get(&id)?;
+        let state = task.main.state();
+        if !matches!(state, State::Running { .. }) {
+            return Err(TaskError::NotRunning { id, state: state.name() });
+        }
+        // It becomes the name of files.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+            return Err(ExecError::Name(name).into());
+        }
+        let spec = oci::process(&spec, streams.terminal).map_err(ExecError::from)?;
+        let process = Arc::new(Process::further(&id, &name, streams));
+        match locked(&task.execs).entry(name.clone()) {
+            Entry::Occupied(_) => return Err(TaskError::ExecExists { id, exec: name }),
+            Entry::Vacant(entry) => entry.insert(Arc::new(Exec { process, spec, begun: AtomicBool::default() })),
+        };
+        self.publisher.publish(&TaskExecAdded { container_id: id, exec_id: name, ..TaskExecAdded::default() });
+        Ok(())
+    }
+
+    /// Brings it in and lets it run. Returns its pid.
+    pub(super) async fn start_exec(&self, task: &Arc<Task>, exec: &Exec) -> Result<u32, TaskError> {
+        let process = &exec.process;
+        if exec.begun.swap(true, Ordering::Relaxed) {
+            return Err(process.refused("started", &Move::Start));
+        }
+        let Entered { live, own } = match self.enter(task, exec).await {
+            Ok(entered) => entered,
+            Err(error) => {
+                tracing::warn!(process = process.name(), error = plan::one_line(&error), "exec failed");
+                let _ = process.transition(Move::End { exit: exit_now(0, NOT_STARTED) });
+                return Err(error.into());
+            }
+        };
+        let pid = live.child.pid();
+        process.enliven(live);
+        process.transition(Move::Enter { pid })?;
+        let event = TaskExecStarted {
+            container_id: process.container().to_owned(),
+            exec_id: process.id().to_owned(),
+            pid,
+            ..TaskExecStarted::default()
+        };
+        // Queued before the order, and before its end is watched for: the exit must not overtake the start.
+        self.publisher.publish(&event);
+        let (orders, reports) = own.unzip();
+        let watched = Watched { process: process.clone(), reports, memory_limit_bytes: None, termination_file: None };
+        tokio::spawn(watch::watch(task.clone(), watched, self.publisher.clone()));
+        if let Some(mut orders) = orders {
+            // One that is gone takes no order, and its end is told.
+            let _ = orders.go().await;
+        }
+        Ok(pid)
+    }
+
+    async fn enter(&self, task: &Arc<Task>, exec: &Exec) -> Result<Entered, ExecError> {
+        let process = &exec.process;
+        let (stdio, logger) = output::open(self, process.container(), &process.streams).await?;
+        let runc = locked(&task.container).as_ref().and_then(Container::runc);
+        let entered = match runc {
+            Some(runc) => {
+                let terminal = process.streams.terminal;
+                linux::exec(&self.spawner, &runc, process.id(), &exec.spec, stdio, terminal).await.map_err(ExecError::from)
+            }
+            None => own::exec(self, task, &exec.spec, stdio).await,
+        };
+        with_logger(entered, logger, process.container()).await
+    }
+}
+
+async fn with_logger(
+    entered: Result<Entered, ExecError>,
+    logger: Option<RunningLogger>,
+    id: &str,
+) -> Result<Entered, ExecError> {
+    match entered {
+        Ok(mut entered) => {
+            entered.live.logger = logger;
+            Ok(entered)
+        }
+        Err(error) => {
+            if let Some(logger) = logger {
+                logger.finish(id).await;
+            }
+            Err(error)
+        }
+    }
+}

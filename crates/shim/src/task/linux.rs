@@ -1,0 +1,98 @@
+//! A Linux container of a pod, made by the node's runc from the same bundle.
+
+use super::container::{Kind, Owned};
+use super::create::{CreateError, Made};
+use super::exec::Entered;
+use super::process::Live;
+use super::{Task, Tasks};
+use crate::runc::{Runc, RuncError, Started, Streams};
+use crate::spawner::Spawner;
+use plan::LinuxPlan;
+use sandbox::cgroup::Cgroup;
+use sandbox::children::{become_subreaper, bury};
+use sandbox::console::Console;
+use sandbox::stdio::Stdio;
+use sandbox::{Child, Record};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Has runc make the container of a request, up to the point where it waits for start.
+pub(super) async fn make(
+    tasks: &Tasks,
+    task: &Task,
+    plan: &LinuxPlan,
+    ends: [OwnedFd; 3],
+    owned: &mut Owned,
+) -> Result<Made, CreateError> {
+    let request = &task.request;
+    let runc = Arc::new(Runc::find(plan, &request.bundle)?);
+    tasks.take_orphans().map_err(CreateError::Orphans)?;
+    let cgroup = Arc::new(Cgroup::of(&plan.cgroup).map_err(CreateError::Hierarchy)?);
+    cgroup.ensure_free()?;
+    let record = Record::of_linux(plan.cgroup.path(), cgroup.all_missing_parents(), request.layers.clone(), runc.how());
+    record.save(&owned.bundle)?;
+    let record = owned.record.insert(record);
+    // Runc makes what is missing above the container's, and leaves it.
+    cgroup.create_parents(&record.parents)?;
+    owned.cgroup = Some(cgroup);
+    owned.runc = Some(runc.clone());
+    let (child, console) = run(ends, task.main.streams.terminal, |streams| runc.create(&tasks.spawner, streams)).await?;
+    record.pid = Some(child.pid());
+    if let Err(error) = record.save(&owned.bundle) {
+        child.end().await;
+        return Err(error.into());
+    }
+    let kind = Kind::Linux { runc, numbering: plan.numbering };
+    let memory_limit_bytes = plan.memory_limit_bytes;
+    Ok(Made { child, console, kind, reports: None, memory_limit_bytes })
+}
+
+/// Has runc run one more process of a container.
+pub(super) async fn exec(
+    spawner: &Spawner,
+    runc: &Runc,
+    exec: &str,
+    process: &oci::Process,
+    stdio: Stdio,
+    terminal: bool,
+) -> Result<Entered, RuncError> {
+    let Stdio { kept, child: ends } = stdio;
+    let (child, console) = run(ends, terminal, |streams| runc.exec(spawner, exec, process, streams)).await?;
+    Ok(Entered { live: Live { child: Arc::new(child), kept, console, logger: None }, own: None })
+}
+
+/// Runs what `make` makes with these ends of its streams, or with a terminal between it and them.
+async fn run<F: Future<Output = Result<Started, RuncError>>>(
+    ends: [OwnedFd; 3],
+    terminal: bool,
+    make: impl FnOnce(Streams) -> F,
+) -> Result<(Child, Option<Console>), RuncError> {
+    if !terminal {
+        return Ok((make(Streams::Given(ends)).await?.child, None));
+    }
+    let [stdin, stdout, _] = ends;
+    let Started { child, terminal } = make(Streams::Terminal).await?;
+    let Some(master) = terminal else { return Ok((child, None)) };
+    match Console::serve(master, stdin, stdout) {
+        Ok(console) => Ok((child, Some(console))),
+        Err(source) => {
+            child.end().await;
+            Err(RuncError::Step { action: "serve the terminal".to_owned(), source })
+        }
+    }
+}
+
+impl Tasks {
+    /// From the first Linux container on: what runc leaves behind becomes this process's, and is buried when it ends.
+    fn take_orphans(&self) -> io::Result<()> {
+        if self.takes_orphans.get().is_some() {
+            return Ok(());
+        }
+        become_subreaper()?;
+        tokio::spawn(bury()?);
+        let _ = self.takes_orphans.set(());
+        Ok(())
+    }
+}
+

@@ -1,0 +1,231 @@
+//! Linux containers in a pod of this runtime: run by the node's runc, as any other pod's are.
+
+use crate::Cases;
+use crate::sandbox::{get, reference, service};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::fs;
+use testkit::cri::{Cri, Pod, PodContainer};
+use testkit::image::Rootfs;
+use testkit::{Image, Namespace, cases, process, wait};
+
+pub(crate) const CASES: Cases = cases![
+    crate::linux::a_sidecar_lives_in_the_pod_of_a_guest,
+    crate::linux::a_sidecar_is_what_it_is_in_a_pod_of_runc,
+    crate::linux::an_init_container_leaves_a_program_for_the_next,
+    crate::linux::ends_are_told_as_of_any_container,
+    crate::linux::limits_hold_and_change,
+    crate::linux::processes_of_a_shared_namespace_end_with_theirs,
+    crate::linux::ephemeral_containers_see_the_target,
+    crate::linux::what_cannot_run_is_told,
+    crate::linux::nothing_stays_of_a_killed_shim,
+];
+
+/// Busybox with links for what the cases call.
+pub(crate) fn busybox(node: &Namespace) -> Result<Image> {
+    let program = fs::read("/bin/busybox").context("read busybox-static")?;
+    let mut rootfs = Rootfs::new().directory("bin").file("bin/busybox", &program).directory("tmp");
+    for applet in ["cat", "cp", "echo", "env", "grep", "id", "kill", "ls", "ps", "sh", "sleep", "stty", "true", "wget"] {
+        rootfs = rootfs.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    Ok(Image::new(&reference(node)).rootfs(rootfs).entrypoint(["/bin/sh"]))
+}
+
+fn shell<'a>(pod: &Pod<'a>, image: &Image, script: &str) -> Result<PodContainer<'a>> {
+    pod.run(image, &["/bin/sh", "-c", script], |_| ())
+}
+
+/// The lines of its log, without time and stream.
+pub(crate) fn said(container: &PodContainer<'_>) -> Result<String> {
+    container.ended()?;
+    let text = |line: &str| line.splitn(4, ' ').nth(3).map(|text| format!("{text}\n"));
+    wait::until("the log is whole", || {
+        let log = container.log();
+        Ok(Some(log.lines().filter_map(text).collect::<String>()).filter(|text| !text.is_empty()))
+    })
+}
+
+fn a_sidecar_lives_in_the_pod_of_a_guest(node: &Namespace) -> Result<()> {
+    let (guest, linux) = (service(node)?, busybox(node)?);
+    let cri = Cri::new(node, &[&guest, &linux])?;
+    let pod = cri.pod(|_| ())?;
+    let volume = node.directory("volume")?;
+    let wasm = pod.run(&guest, &["/app.wasm"], |_| ())?;
+    wait::until("the service answers", || Ok(get(&pod, "/").ok()))?;
+    let script = "wget -q -O - http://127.0.0.1:8080/env?name=PORT; echo $GREETING; echo out > /data/file; hostname; sleep 1000";
+    let sidecar = pod.run(&linux, &["/bin/sh", "-c", script], |config| {
+        config["envs"] = json!([{ "key": "GREETING", "value": "hello from linux" }]);
+        config["mounts"] = json!([{ "container_path": "/data", "host_path": volume }]);
+    })?;
+    wait::until("it speaks", || Ok(sidecar.log().contains("hello from linux").then_some(())))?;
+    wait::until("it writes", || Ok(fs::exists(volume.join("file"))?.then_some(())))?;
+    let shims = [pod.pid()?, wasm.pid()?, sidecar.pid()?].map(process::parent);
+    let [sandbox, wasm, own] = shims;
+    let (sandbox, wasm, own) = (sandbox?, wasm?, own?);
+    ensure!(sandbox == wasm && sandbox == own, "one shim: {sandbox} {wasm} {own}");
+    let network = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/net"));
+    ensure!(network(pod.pid()?)? == network(sidecar.pid()?)?, "one network");
+    let stats: Value = serde_json::from_str(&cri.ask(&["stats", "-o", "json", &sidecar.id])?)?;
+    let memory = &stats["stats"][0]["memory"]["workingSetBytes"]["value"];
+    ensure!(memory.as_str().is_some_and(|bytes| bytes != "0"), "{stats}");
+    sidecar.stop(1)?;
+    // A shell as process 1 ignores SIGTERM, and is killed when its grace is over.
+    ensure!(sidecar.ended()?["exitCode"] == json!(137), "{}", sidecar.inspect()?);
+    pod.remove()
+}
+
+/// What a process sees of its rights and bounds.
+const ABOUT: &str = "ulimit -n; grep -E '^(Cap|Seccomp:|NoNewPrivs|Uid|Gid|Groups)' /proc/self/status; \
+    cat /proc/self/oom_score_adj; id; ls /dev; ls /proc/1/ns; grep -E ' /(proc|sys|dev)' /proc/self/mounts | cut -d' ' -f2-4";
+
+fn a_sidecar_is_what_it_is_in_a_pod_of_runc(node: &Namespace) -> Result<()> {
+    let linux = busybox(node)?;
+    let cri = Cri::new(node, &[&linux])?;
+    let about = |handler: &str, restricted: bool| -> Result<String> {
+        let pod = cri.pod_of(handler, |_| ())?;
+        let container = pod.run(&linux, &["/bin/sh", "-c", ABOUT], |config| {
+            if restricted {
+                config["linux"]["security_context"] = json!({
+                    "run_as_user": { "value": 1000 },
+                    "run_as_group": { "value": 1001 },
+                    "supplemental_groups": [1002],
+                    "no_new_privs": true,
+                    "readonly_rootfs": true,
+                    "capabilities": { "drop_capabilities": ["ALL"] },
+                    "seccomp": { "profile_type": 0 },
+                    "namespace_options": {},
+                });
+            }
+        })?;
+        let said = said(&container)?;
+        pod.remove()?;
+        Ok(said)
+    };
+    for restricted in [false, true] {
+        let (ours, theirs) = (about("wasm", restricted)?, about("runc", restricted)?);
+        ensure!(theirs.contains("Seccomp:") && theirs.contains("Cap"), "{theirs}");
+        ensure!(ours == theirs, "restricted: {restricted}\n--- ours\n{ours}\n--- runc's\n{theirs}");
+    }
+    Ok(())
+}
+
+fn an_init_container_leaves_a_program_for_the_next(node: &Namespace) -> Result<()> {
+    let (guest, linux) = (Image::with_file(&reference(node), &testkit::guests::module("p1_hello.wat")?), busybox(node)?);
+    let cri = Cri::new(node, &[&guest, &linux])?;
+    let pod = cri.pod(|_| ())?;
+    let volume = node.directory("tools")?;
+    fs::write(volume.join("hello.wasm"), testkit::guests::module("p1_hello.wat")?)?;
+    let mounted = |config: &mut Value| config["mounts"] = json!([{ "container_path": "/tools", "host_path": volume }]);
+    let init = pod.run(&linux, &["/bin/cp", "/bin/busybox", "/tools/echo"], mounted)?;
+    ensure!(init.ended()?["exitCode"] == json!(0), "{}", init.inspect()?);
+    let program = pod.run(&guest, &["/tools/echo", "from a volume"], mounted)?;
+    ensure!(said(&program)? == "from a volume\n", "{}", program.log());
+    let wasm = pod.run(&linux, &["/tools/hello.wasm"], mounted)?;
+    ensure!(said(&wasm)? == "hello from wasm\n", "{}", wasm.log());
+    pod.remove()
+}
+
+fn ends_are_told_as_of_any_container(node: &Namespace) -> Result<()> {
+    let linux = busybox(node)?;
+    let cri = Cri::new(node, &[&linux])?;
+    let pod = cri.pod(|_| ())?;
+    for (script, code, reason) in [("exit 0", 0, "Completed"), ("exit 7", 7, "Error"), ("exit 255", 255, "Error")] {
+        let status = shell(&pod, &linux, script)?.ended()?;
+        ensure!(status["exitCode"] == json!(code) && status["reason"] == json!(reason), "{script}: {status}");
+    }
+    let hungry = pod.run(&linux, &["/bin/sh", "-c", "x=x; while true; do x=$x$x; done"], |config| {
+        config["linux"]["resources"] = json!({ "memory_limit_in_bytes": 32 << 20 });
+    })?;
+    let status = hungry.ended()?;
+    ensure!(status["exitCode"] == json!(137) && status["reason"] == json!("OOMKilled"), "{status}");
+    pod.remove()
+}
+
+fn limits_hold_and_change(node: &Namespace) -> Result<()> {
+    let linux = busybox(node)?;
+    let cri = Cri::new(node, &[&linux])?;
+    let pod = cri.pod(|_| ())?;
+    let container = pod.run(&linux, &["/bin/sleep", "1000"], |config| {
+        config["linux"]["resources"] = json!({ "memory_limit_in_bytes": 64 << 20, "cpu_shares": 512 });
+    })?;
+    let limit = || -> Result<u64> {
+        let dir = process::cgroup(container.pid()?, "memory")?;
+        let v1 = dir.join("memory.limit_in_bytes");
+        let file = if v1.exists() { v1 } else { dir.join("memory.max") };
+        Ok(fs::read_to_string(file)?.trim().parse()?)
+    };
+    ensure!(limit()? == 64 << 20, "{}", limit()?);
+    cri.ask(&["update", "--memory", &(96 << 20).to_string(), &container.id])?;
+    ensure!(limit()? == 96 << 20, "{}", limit()?);
+    pod.remove()
+}
+
+fn processes_of_a_shared_namespace_end_with_theirs(node: &Namespace) -> Result<()> {
+    let linux = busybox(node)?;
+    let cri = Cri::new(node, &[&linux])?;
+    let pod = cri.pod(|config| config["linux"]["security_context"]["namespace_options"]["pid"] = json!(0))?;
+    let shared = |config: &mut Value| config["linux"]["security_context"]["namespace_options"]["pid"] = json!(0);
+    let own = format!("{}", 700_000 + u64::from(std::process::id()) % 100_000);
+    let script = format!("/bin/sleep {own} & sleep 1000 & (sleep 0.1 & exec true); echo ready; exec sleep 1000");
+    let container = pod.run(&linux, &["/bin/sh", "-c", &script], shared)?;
+    wait::until("it is ready", || Ok(container.log().contains("ready").then_some(())))?;
+    let left = || process::mentioning(&own);
+    wait::until("it has a child", || Ok((!left().is_empty()).then_some(())))?;
+    let shim = process::parent(pod.pid()?)?;
+    container.stop(0)?;
+    container.ended()?;
+    wait::until("its child has ended", || Ok(left().is_empty().then_some(())))?;
+    // Nobody is left unburied.
+    wait::until("no zombies", || {
+        let zombie = |pid: i32| process::status(pid).is_ok_and(|status| status["State"].starts_with('Z'));
+        let of_pod = |pid: i32| process::parent(pid).is_ok_and(|parent| parent == shim);
+        Ok((!process::all().into_iter().any(|pid| of_pod(pid) && zombie(pid))).then_some(()))
+    })?;
+    pod.remove()
+}
+
+fn ephemeral_containers_see_the_target(node: &Namespace) -> Result<()> {
+    let (guest, linux) = (service(node)?, busybox(node)?);
+    let cri = Cri::new(node, &[&guest, &linux])?;
+    let pod = cri.pod(|_| ())?;
+    let target = pod.run(&guest, &["/app.wasm"], |_| ())?;
+    // As the kubelet makes one for `kubectl debug --target`.
+    let debug = pod.run(&linux, &["/bin/ps"], |config| {
+        config["linux"]["security_context"]["namespace_options"] = json!({ "pid": 3, "target_id": target.id });
+    })?;
+    let said = said(&debug)?;
+    ensure!(said.contains("app.wasm"), "the target's process: {said}");
+    pod.remove()
+}
+
+fn what_cannot_run_is_told(node: &Namespace) -> Result<()> {
+    let linux = busybox(node)?;
+    let cri = Cri::new(node, &[&linux])?;
+    let pod = cri.pod(|_| ())?;
+    let absent = pod.create(&linux, &["/bin/absent"], |_| ())?;
+    absent.refused(&["no wasm in", ".wasm file or a linux program", "no file /bin/absent"])?;
+    let broken = pod.create(&linux, &["/tmp/script"], |config| {
+        let script = node.directory("scripts").map(|dir| dir.join("script"));
+        if let Ok(script) = script {
+            let _ = fs::write(&script, "#!/no/such/interpreter\n");
+            config["mounts"] = json!([{ "container_path": "/tmp/script", "host_path": script }]);
+        }
+    })?;
+    broken.refused(&["runc ", "permission denied"])?;
+    pod.remove()
+}
+
+fn nothing_stays_of_a_killed_shim(node: &Namespace) -> Result<()> {
+    let linux = busybox(node)?;
+    let cri = Cri::new(node, &[&linux])?;
+    let pod = cri.pod(|_| ())?;
+    let container = pod.run(&linux, &["/bin/sleep", "1000"], |_| ())?;
+    let (pid, shim) = (container.pid()?, process::parent(container.pid()?)?);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL)?;
+    let status = container.ended()?;
+    ensure!(status["exitCode"] != json!(0), "{status}");
+    wait::until("its process is gone", || Ok((!process::exists(pid)).then_some(())))?;
+    let id = pod.id.clone();
+    pod.remove()?;
+    wait::until("nothing names it", || Ok(process::mentioning(&id).is_empty().then_some(())))
+}
