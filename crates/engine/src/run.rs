@@ -75,8 +75,8 @@ impl Loaded {
         };
         let stream = |error| failure("use the standard streams", &error);
         let outputs = [
-            Output::new(stdio.stdout, broken_pipe).map_err(stream)?,
-            Output::new(stdio.stderr, broken_pipe).map_err(stream)?,
+            Output::new(stdio.stdout, broken_pipe, plan).map_err(stream)?,
+            Output::new(stdio.stderr, broken_pipe, plan).map_err(stream)?,
         ];
         let limits = plan.limits.clone();
         let memory = Memory::new(move || limits.guest_bytes(cgroup_bytes()));
@@ -90,7 +90,8 @@ impl Loaded {
                 false => (WorkingDirectory::Told, network::Files::of_container()),
             };
             let mut builder = grant::context(plan, cwd, Files::InPlace)?;
-            builder.stdin(input(stdio.stdin).map_err(stream)?).stdout(outputs[0].clone()).stderr(outputs[1].clone());
+            let stdin = input(stdio.stdin, plan).map_err(stream)?;
+            builder.stdin(stdin).stdout(outputs[0].clone()).stderr(outputs[1].clone());
             let outgoing = grant::outgoing(plan, names, &outputs);
             outgoing.network().grant(&mut builder);
             let refusal = Refusal::default();

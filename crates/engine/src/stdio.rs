@@ -5,10 +5,11 @@
 
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::pin::Pin;
+use plan::RunPlan;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -56,9 +57,9 @@ pub(crate) enum BrokenPipe {
 }
 
 /// The stream for a guest's stdin.
-pub(crate) fn input(fd: OwnedFd) -> io::Result<Box<dyn StdinStream + Sync>> {
+pub(crate) fn input(fd: OwnedFd, plan: &RunPlan) -> io::Result<Box<dyn StdinStream + Sync>> {
     let file = File::from(fd);
-    let pipe = match Kind::of(&file)? {
+    let pipe = match Kind::of(&file, plan)? {
         Kind::File => return Ok(Box::new(InputFile::new(file))),
         Kind::Pipe => PipeInput { pipe: Arc::new(pipe::Receiver::from_file(file)?), terminal: false },
         Kind::Terminal => PipeInput { pipe: Arc::new(pipe::Receiver::from_file_unchecked(file)?), terminal: true },
@@ -76,11 +77,12 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(file: &File) -> io::Result<Kind> {
-        Ok(match file.metadata()?.file_type().is_fifo() {
-            true => Kind::Pipe,
-            false if file.is_terminal() => Kind::Terminal,
-            false => Kind::File,
+    /// The kernel is not asked whether it is a terminal: that takes a call that the guest's process has not.
+    fn of(file: &File, plan: &RunPlan) -> io::Result<Kind> {
+        Ok(match file.metadata()?.file_type() {
+            kind if kind.is_fifo() => Kind::Pipe,
+            kind if kind.is_char_device() && plan.terminal => Kind::Terminal,
+            _ => Kind::File,
         })
     }
 }
@@ -176,9 +178,9 @@ pub(crate) enum Output {
 
 impl Output {
     /// Must be called inside of a tokio runtime.
-    pub(crate) fn new(fd: OwnedFd, broken_pipe: BrokenPipe) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd, broken_pipe: BrokenPipe, plan: &RunPlan) -> io::Result<Self> {
         let file = File::from(fd);
-        let kind = Kind::of(&file)?;
+        let kind = Kind::of(&file, plan)?;
         let pipe = match kind {
             Kind::File => return Ok(Output::File(OutputFile::new(file))),
             Kind::Pipe => pipe::Sender::from_file(file)?,

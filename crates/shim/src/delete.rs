@@ -7,7 +7,7 @@ use crate::wire::timestamp;
 use anyhow::Context;
 use containerd_shim_protos::api::DeleteResponse;
 use protobuf::{Message, MessageField};
-use sandbox::cgroup::Cgroup;
+use sandbox::cgroup::{Cgroup, Parents};
 use sandbox::hooks::{self, Moment, Place};
 use sandbox::rootfs::RootfsError;
 use sandbox::{Record, Runtime, rootfs};
@@ -55,6 +55,11 @@ fn undo(id: &str, bundle: &Path, record: &Record) -> anyhow::Result<()> {
     let cgroup = Cgroup::at(&record.cgroup).context("find the container's cgroup")?;
     cgroup.adopt(&record.parents);
     cgroup.remove_blocking()?;
+    if record.runtime.is_some() {
+        let parents = Parents::of(&record.cgroup).context("find the cgroups above the container's")?;
+        parents.adopt(&record.parents);
+        parents.remove();
+    }
     let root: PathBuf = bundle.join("rootfs");
     if record.mount_points.is_empty() {
         return Ok(());

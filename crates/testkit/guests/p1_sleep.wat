@@ -4,6 +4,12 @@
   (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 1)
   (data (i32.const 8) "sleeping\n")
+  (data (i32.const 24) "awake\n")
+  ;; For who calls it by name.
+  (func (export "wake")
+    (i32.store (i32.const 0) (i32.const 24))
+    (i32.store (i32.const 4) (i32.const 6))
+    (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 40))))
   (func $_start (export "_start")
     (i32.store (i32.const 0) (i32.const 8))
     (i32.store (i32.const 4) (i32.const 9))

@@ -5,6 +5,7 @@ mod files;
 mod freezer;
 mod hierarchy;
 mod oom;
+mod parents;
 mod removal;
 mod stats;
 mod systemd;
@@ -13,6 +14,7 @@ mod v2;
 
 pub use freezer::Freeze;
 pub use oom::{OomKill, OomWatch};
+pub use parents::Parents;
 pub use stats::{CpuStats, IoStats, MemoryStats, PidsStats, Stats, SwapStats, Version};
 pub use systemd::Wanted;
 
@@ -105,27 +107,8 @@ impl Cgroup {
         if self.scope.is_some() {
             return Vec::new();
         }
-        missing_above(&self.dirs_for(limits))
-    }
-
-    /// As [`Cgroup::missing_parents`], in every hierarchy: a runtime that is not told which makes its cgroup in all.
-    pub fn all_missing_parents(&self) -> Vec<PathBuf> {
-        match self.scope {
-            Some(_) => Vec::new(),
-            None => missing_above(&self.dirs()),
-        }
-    }
-
-    /// Makes these directories above it, marked so that they go with it.
-    pub fn create_parents(&self, parents: &[PathBuf]) -> Result<(), CgroupError> {
-        for parent in parents {
-            match make(parent, self.hierarchy.root_of(parent)) {
-                Ok(()) => add_parent_mark(parent),
-                Err(CgroupError::Exists(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        let above = |dir: &Path| dir.ancestors().skip(1).take_while(|one| !one.exists()).map(Path::to_owned).collect();
+        self.dirs_for(limits).iter().flat_map(|dir| -> Vec<PathBuf> { above(dir) }).collect()
     }
 
     /// Marks directories above it as made by us, as [`Cgroup::create`] does, so that they go with it.
@@ -250,13 +233,6 @@ impl Cgroup {
             Hierarchy::V2(root) => vec![root.join(&self.path)],
         }
     }
-}
-
-fn missing_above(dirs: &[PathBuf]) -> Vec<PathBuf> {
-    let above = |dir: &PathBuf| -> Vec<PathBuf> {
-        dir.ancestors().skip(1).take_while(|one| !one.exists()).map(Path::to_owned).collect()
-    };
-    dirs.iter().flat_map(above).collect()
 }
 
 /// By thread: a whole process is moved under a lock of the node's that waits for every processor, some 10 ms.

@@ -4,7 +4,7 @@ use super::hooks;
 use crate::runc::{Runc, RuncError};
 use crate::spawner::Spawner;
 use plan::{Numbering, RunPlan};
-use sandbox::cgroup::{Cgroup, CgroupError};
+use sandbox::cgroup::{Cgroup, CgroupError, Parents};
 use sandbox::rootfs::{self, RootfsError};
 use sandbox::{Orders, Record, RecordError};
 use std::path::PathBuf;
@@ -18,6 +18,8 @@ pub(crate) struct Owned {
     pub(crate) rootfs: PathBuf,
     pub(crate) cgroup: Option<Arc<Cgroup>>,
     pub(crate) record: Option<Record>,
+    /// Of a cgroup that another makes.
+    pub(crate) parents: Option<Parents>,
     /// Who made it, if that was not the shim.
     pub(crate) runc: Option<Arc<Runc>>,
     /// Whether the root filesystem was given back.
@@ -61,6 +63,9 @@ impl Owned {
         }
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove().await?;
+        }
+        if let Some(parents) = &self.parents {
+            parents.remove();
         }
         self.release_rootfs()?;
         if let Some(record) = &self.record {

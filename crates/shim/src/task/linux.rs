@@ -7,8 +7,8 @@ use super::process::Live;
 use super::{Task, Tasks};
 use crate::runc::{Runc, RuncError, Started, Streams};
 use crate::spawner::Spawner;
-use plan::LinuxPlan;
-use sandbox::cgroup::Cgroup;
+use plan::{CgroupPath, LinuxPlan};
+use sandbox::cgroup::{Cgroup, Parents};
 use sandbox::children::{become_subreaper, bury};
 use sandbox::console::Console;
 use sandbox::stdio::Stdio;
@@ -30,11 +30,23 @@ pub(super) async fn make(
     tasks.take_orphans().map_err(CreateError::Orphans)?;
     let cgroup = Arc::new(Cgroup::of(&plan.cgroup).map_err(CreateError::Hierarchy)?);
     cgroup.ensure_free()?;
-    let record = Record::of_linux(plan.cgroup.path(), cgroup.all_missing_parents(), request.layers.clone(), runc.how());
+    let path = plan.cgroup.path();
+    let (parents, missing) = match plan.cgroup {
+        // systemd sees to its slices.
+        CgroupPath::Systemd { .. } => (None, Vec::new()),
+        CgroupPath::Cgroupfs(_) => {
+            let parents = Parents::of(&path).map_err(CreateError::Hierarchy)?;
+            let missing = parents.missing();
+            (Some(parents), missing)
+        }
+    };
+    let record = Record::of_linux(path, missing, request.layers.clone(), runc.how());
     record.save(&owned.bundle)?;
     let record = owned.record.insert(record);
-    // Runc makes what is missing above the container's, and leaves it.
-    cgroup.create_parents(&record.parents)?;
+    if let Some(parents) = parents {
+        parents.create(&record.parents)?;
+        owned.parents = Some(parents);
+    }
     owned.cgroup = Some(cgroup);
     owned.runc = Some(runc.clone());
     let (child, console) = run(ends, task.main.streams.terminal, |streams| runc.create(&tasks.spawner, streams)).await?;
