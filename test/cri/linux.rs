@@ -25,7 +25,8 @@ pub(crate) const CASES: Cases = cases![
 pub(crate) fn busybox(node: &Namespace) -> Result<Image> {
     let program = fs::read("/bin/busybox").context("read busybox-static")?;
     let mut rootfs = Rootfs::new().directory("bin").file("bin/busybox", &program).directory("tmp");
-    for applet in ["cat", "cp", "echo", "env", "grep", "id", "kill", "ls", "ps", "sh", "sleep", "stty", "true", "wget"] {
+    for applet in ["cat", "cp", "echo", "env", "grep", "id", "kill", "ls", "ps", "sh", "sleep", "stty", "true", "wget"]
+    {
         rootfs = rootfs.symlink(&format!("bin/{applet}"), "busybox");
     }
     Ok(Image::new(&reference(node)).rootfs(rootfs).entrypoint(["/bin/sh"]))
@@ -52,7 +53,8 @@ fn a_sidecar_lives_in_the_pod_of_a_guest(node: &Namespace) -> Result<()> {
     let volume = node.directory("volume")?;
     let wasm = pod.run(&guest, &["/app.wasm"], |_| ())?;
     wait::until("the service answers", || Ok(get(&pod, "/").ok()))?;
-    let script = "wget -q -O - http://127.0.0.1:8080/env?name=PORT; echo $GREETING; echo out > /data/file; sleep 1000; true";
+    let script =
+        "wget -q -O - http://127.0.0.1:8080/env?name=PORT; echo $GREETING; echo out > /data/file; sleep 1000; true";
     let sidecar = pod.run(&linux, &["/bin/sh", "-c", script], |config| {
         config["envs"] = json!([{ "key": "GREETING", "value": "hello from linux" }]);
         config["linux"]["security_context"] = json!({ "namespace_options": { "pid": 1 } });
@@ -102,7 +104,9 @@ fn a_sidecar_is_what_it_is_in_a_pod_of_runc(node: &Namespace) -> Result<()> {
         pod.remove()?;
         // What runc makes above a container's cgroup it leaves: with ours the shim has made it, and removes it.
         if handler == "runc" {
-            for group in leftovers::cgroups(&[node.name().to_owned()]) {
+            for group in
+                leftovers::hierarchies().iter().map(|root| root.join(node.name())).filter(|group| group.exists())
+            {
                 fs::remove_dir(&group).with_context(|| format!("remove {}", group.display()))?;
             }
         }
@@ -117,7 +121,8 @@ fn a_sidecar_is_what_it_is_in_a_pod_of_runc(node: &Namespace) -> Result<()> {
 }
 
 fn an_init_container_leaves_a_program_for_the_next(node: &Namespace) -> Result<()> {
-    let (guest, linux) = (Image::with_file(&reference(node), &testkit::guests::module("p1_hello.wat")?), busybox(node)?);
+    let (guest, linux) =
+        (Image::with_file(&reference(node), &testkit::guests::module("p1_hello.wat")?), busybox(node)?);
     let cri = Cri::new(node, &[&guest, &linux])?;
     let pod = cri.pod(|_| ())?;
     let volume = node.directory("tools")?;

@@ -4,12 +4,12 @@
 //! are read and written where the guest stands.
 
 use bytes::{Bytes, BytesMut};
+use plan::RunPlan;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::pin::Pin;
-use plan::RunPlan;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

@@ -30,10 +30,10 @@ pub use lowering::{
     Error as LoweringError, HookError, InvocationError, IsolationError, LimitError, MountError, SeccompError,
     SysctlError, UserNamespaceError,
 };
+pub use oci_spec::runtime::{LinuxResources, Process};
 pub use settings::{AnnotationError, Error as SettingsError, KeyError, OperatorError, OptionsError, TomlError};
 pub use source::{Error as SourceError, RootfsError};
 pub use unbuilt::Error as UnbuiltError;
-pub use oci_spec::runtime::{LinuxResources, Process};
 pub use update::{Error as UpdateError, Update, resources, update};
 pub use wasm::{Error as WasmError, Wasm};
 

@@ -2,8 +2,8 @@
 
 use super::*;
 use plan::{
-    CacheSettings, CgroupPath, Hook, Hooks, Http, Invocation, Isolation, Limits, NetworkAccess, Numbering, Origin, RootAccess,
-    Source, User,
+    CacheSettings, CgroupPath, Hook, Hooks, Http, Invocation, Isolation, Limits, NetworkAccess, Numbering, Origin,
+    RootAccess, Source, User,
 };
 use prost::Message;
 use serde_json::{Value, json};
@@ -176,8 +176,7 @@ fn terminals_are_told_and_roots_elsewhere_refused() {
     bundle.spec["annotations"] = json!({"io.kubernetes.cri.container-type": "container"});
     assert!(bundle.lower().unwrap().plan.terminal);
     bundle.spec["root"]["path"] = json!("/elsewhere");
-    let wanted =
-        "root filesystem /elsewhere outside of the bundle is not built yet: run the container from an image";
+    let wanted = "root filesystem /elsewhere outside of the bundle is not built yet: run the container from an image";
     assert_eq!(bundle.lower().unwrap_err(), wanted);
 }
 

@@ -283,11 +283,7 @@ enum Room<'a> {
     Of(u32),
 }
 
-fn confine(
-    plan: &RunPlan,
-    room: Room<'_>,
-    wake: impl Fn() + Send + Sync + 'static,
-) -> Result<OwnedFd, ConfineError> {
+fn confine(plan: &RunPlan, room: Room<'_>, wake: impl Fn() + Send + Sync + 'static) -> Result<OwnedFd, ConfineError> {
     let isolation = &plan.isolation;
     let step = |step| move |source| ConfineError::Step { step, source };
     // Built first: a filter is made with calls that it refuses.

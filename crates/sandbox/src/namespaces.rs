@@ -139,7 +139,8 @@ impl Opened {
 
     fn join(&self, wanted: impl Fn(CloneFlags) -> bool) -> Result<(), NamespaceError> {
         for (name, flag, file) in self.files.iter().filter(|(_, flag, _)| wanted(*flag)) {
-            let failed = |errno: nix::errno::Errno| NamespaceError::OfProcess { name, pid: self.pid, source: errno.into() };
+            let failed =
+                |errno: nix::errno::Errno| NamespaceError::OfProcess { name, pid: self.pid, source: errno.into() };
             setns(file, *flag).map_err(failed)?;
         }
         Ok(())

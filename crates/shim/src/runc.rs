@@ -164,8 +164,11 @@ impl Runc {
     ) -> Result<(), RuncError> {
         let (client, log) = (self.client.clone(), self.bundle.join(LOG));
         let fork = move || errand::spawn(streams.as_ref(), || call(&client).map_err(|error| reason(&log, &error)));
-        let (child, mut channel) =
-            spawner.spawn(fork).await.map_err(|source| RuncError::Ask { runtime: self.runtime.clone(), action, source })?;
+        let (child, mut channel) = spawner.spawn(fork).await.map_err(|source| RuncError::Ask {
+            runtime: self.runtime.clone(),
+            action,
+            source,
+        })?;
         let said = channel.reports.next().await;
         let _ = child.wait().await;
         match said {

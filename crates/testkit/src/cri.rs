@@ -28,13 +28,20 @@ pub struct Cri<'a> {
 impl<'a> Cri<'a> {
     /// With the pause image, and these.
     pub fn new(namespace: &'a Namespace, images: &[&Image]) -> Result<Cri<'a>> {
-        Cri::with_pause(namespace, b"nothing of this runs\n", images)
+        // What pods of other handlers run: busybox is called `sleep`. Nothing of it runs in pods of ours.
+        let program = fs::read("/bin/busybox").context("read busybox-static")?;
+        let rootfs = Rootfs::new().file("sleep", &program);
+        Cri::with_pause(namespace, Image::new(PAUSE).rootfs(rootfs).entrypoint(["/sleep", "1000000"]), images)
     }
 
-    /// As [`Cri::new`], with a program for the pause image, which other handlers than ours run.
-    pub fn with_pause(namespace: &'a Namespace, program: &[u8], images: &[&Image]) -> Result<Cri<'a>> {
+    /// As [`Cri::new`], with this program in the pause image.
+    pub fn with_program(namespace: &'a Namespace, program: &[u8]) -> Result<Cri<'a>> {
+        let rootfs = Rootfs::new().file("pause", program);
+        Cri::with_pause(namespace, Image::new(PAUSE).rootfs(rootfs).entrypoint(["/pause"]), &[])
+    }
+
+    fn with_pause(namespace: &'a Namespace, pause: Image, images: &[&Image]) -> Result<Cri<'a>> {
         let cri = Cri { namespace, crictl: tool()? };
-        let pause = Image::new(PAUSE).rootfs(Rootfs::new().file("pause", program)).entrypoint(["/pause"]);
         for image in [&pause].into_iter().chain(images.iter().copied()) {
             cri.import(image)?;
         }

@@ -4,8 +4,8 @@
 use super::{Chosen, Origin, Wanted, find, look, magic, runnable};
 use crate::{Containerd, Request, RootfsMount};
 use plan::Invocation;
-use std::path::PathBuf;
 use std::path::Path;
+use std::path::PathBuf;
 use testkit::fuzz::{Form, Fuzz, Tree, assert_told, scratch};
 
 /// A root filesystem with `/app.wasm` of these bytes, and what a search in it gives.

@@ -53,9 +53,7 @@ mod tests {
     use std::fs;
 
     fn mounts(dir: &Path) -> Vec<Mount> {
-        let bind = |destination: &str, source: &Path| {
-            serde_json::json!({"destination": destination, "source": source, "options": ["rbind", "ro"]})
-        };
+        let bind = |destination: &str, source: &Path| serde_json::json!({"destination": destination, "source": source, "options": ["rbind", "ro"]});
         let list = serde_json::json!([
             bind("/tools", &dir.join("volume")),
             {"destination": "/tools/scratch", "type": "tmpfs", "source": "tmpfs"},

@@ -123,7 +123,9 @@ impl Tasks {
         let entered = match runc {
             Some(runc) => {
                 let terminal = process.streams.terminal;
-                linux::exec(&self.spawner, &runc, process.id(), &exec.spec, stdio, terminal).await.map_err(ExecError::from)
+                linux::exec(&self.spawner, &runc, process.id(), &exec.spec, stdio, terminal)
+                    .await
+                    .map_err(ExecError::from)
             }
             None => own::exec(self, task, &exec.spec, stdio).await,
         };

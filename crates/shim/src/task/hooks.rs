@@ -29,7 +29,12 @@ struct Round<'a> {
 }
 
 /// Runs the hooks of creation, once there are namespaces and mounts, until one fails or nobody wants the container.
-pub(super) async fn at_creation(spawner: &Spawner, plan: &RunPlan, pid: u32, process: &Process) -> Result<(), HooksError> {
+pub(super) async fn at_creation(
+    spawner: &Spawner,
+    plan: &RunPlan,
+    pid: u32,
+    process: &Process,
+) -> Result<(), HooksError> {
     let hooks = &plan.hooks;
     let round = Round::of(spawner, plan, pid, "creating");
     let runtime = hooks.create_runtime.iter().map(|hook| (Place::Runtime, hook));

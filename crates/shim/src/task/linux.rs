@@ -49,7 +49,8 @@ pub(super) async fn make(
     }
     owned.cgroup = Some(cgroup);
     owned.runc = Some(runc.clone());
-    let (child, console) = run(ends, task.main.streams.terminal, |streams| runc.create(&tasks.spawner, streams)).await?;
+    let (child, console) =
+        run(ends, task.main.streams.terminal, |streams| runc.create(&tasks.spawner, streams)).await?;
     record.pid = Some(child.pid());
     if let Err(error) = record.save(&owned.bundle) {
         child.end().await;
@@ -107,4 +108,3 @@ impl Tasks {
         Ok(())
     }
 }
-

@@ -6,9 +6,9 @@ use super::create::{CreateError, Made};
 use super::exec::{Entered, ExecError};
 use super::hooks;
 use super::limits;
+use super::process::Live;
 use super::state::State;
 use super::termination::TerminationFile;
-use super::process::Live;
 use super::{Task, Tasks, locked, watch};
 use crate::artifact;
 use crate::log;
@@ -18,8 +18,8 @@ use plan::{ExitStatus, Failure, Program, Report, RunPlan, Source};
 use sandbox::cgroup::Cgroup;
 use sandbox::console::{self, Console};
 use sandbox::container::{Inside, Place, Spawn, SpawnError, missing, refused_score, spawn};
-use sandbox::{Channel, ChannelError, Child, Record, pause, rootfs};
 use sandbox::stdio::Stdio;
+use sandbox::{Channel, ChannelError, Child, Record, pause, rootfs};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,12 +70,7 @@ pub(super) async fn make(
 }
 
 /// Makes one more process in the container of `task`, up to the point where it waits for its order.
-pub(super) async fn exec(
-    tasks: &Tasks,
-    task: &Task,
-    spec: &oci::Process,
-    stdio: Stdio,
-) -> Result<Entered, ExecError> {
+pub(super) async fn exec(tasks: &Tasks, task: &Task, spec: &oci::Process, stdio: Stdio) -> Result<Entered, ExecError> {
     let request = &task.request;
     let gone = || CreateError::Gone(request.id.clone());
     let plan = locked(&task.container).as_ref().and_then(Container::plan).ok_or_else(gone)?;

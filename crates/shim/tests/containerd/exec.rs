@@ -200,8 +200,11 @@ fn events_name_it(node: &Namespace) -> Result<()> {
     let pid = exit.start()?;
     ensure!(exit.finish()?.0 == 5, "its code");
     let heard = events.until(&task.id, "exec-exit")?;
-    let of_exec: Vec<_> =
-        heard.iter().filter(|event| event.what.starts_with("exec")).map(|event| (event.code, event.pid as i32)).collect();
+    let of_exec: Vec<_> = heard
+        .iter()
+        .filter(|event| event.what.starts_with("exec"))
+        .map(|event| (event.code, event.pid as i32))
+        .collect();
     ensure!(of_exec == [(0, 0), (0, pid), (5, pid)], "{heard:?}");
     task.remove()
 }
@@ -213,9 +216,10 @@ fn linux_containers_have_it_too(node: &Namespace) -> Result<()> {
     node.import(&image)?;
     let task = node.task(&image).args(["/bin/sh", "-c", "echo up; while true; do sleep 1; done"]).create()?;
     task.start_until("up\n")?;
-    let exec = task.exec(node, &["/bin/sh", "-c", "cat; echo $K; echo err >&2; exit 9"], Terminal::None, |process| {
-        process["env"] = json!(["K=v", "PATH=/bin"]);
-    })?;
+    let exec =
+        task.exec(node, &["/bin/sh", "-c", "cat; echo $K; echo err >&2; exit 9"], Terminal::None, |process| {
+            process["env"] = json!(["K=v", "PATH=/bin"]);
+        })?;
     exec.start()?;
     testkit::fifo::write_all(exec.stdio.write_end()?, b"typed\n")?;
     exec.close_stdin()?;

@@ -102,7 +102,7 @@ fn critest(
     map_ports(containerd)?;
     registry.behind("_default", "", containerd)?;
     images::push(&registry, programs.standin)?;
-    let cri = testkit::cri::Cri::with_pause(&namespace, &fs::read(programs.standin)?, &[])?;
+    let cri = testkit::cri::Cri::with_program(&namespace, &fs::read(programs.standin)?)?;
     let socket = format!("unix://{}", containerd.socket().display());
     let json = namespace.directory("report")?.join("report.json");
     let log = place.with_extension(format!("{handler}.log"));
