@@ -79,7 +79,7 @@ fn a_sidecar_lives_in_the_pod_of_a_guest(node: &Namespace) -> Result<()> {
 
 /// What a process sees of its rights and bounds.
 const ABOUT: &str = "ulimit -n; grep -E '^(Cap|Seccomp:|NoNewPrivs|Uid|Gid|Groups)' /proc/self/status; \
-    cat /proc/self/oom_score_adj; id; ls /dev; ls /proc/1/ns; grep -E ' /(proc|sys|dev)' /proc/self/mounts | cut -d' ' -f2-4";
+    cat /proc/self/oom_score_adj; id; ls /dev; grep -E ' /(proc|sys|dev)' /proc/self/mounts | cut -d' ' -f2-4";
 
 fn a_sidecar_is_what_it_is_in_a_pod_of_runc(node: &Namespace) -> Result<()> {
     let linux = busybox(node)?;

@@ -1,6 +1,8 @@
-//! Errands: what has to wait, and thus cannot be done on the shim's only thread, is done by a child of its own.
+//! Errands on the node: what has to wait, and thus cannot be done on the shim's only thread, is done by a child of its own,
+//! among the node's mounts.
 
 use crate::process::{self, Birth, Descriptors, Spawned};
+use crate::rootfs::NodeMounts;
 use crate::syscall;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use plan::{Failure, Report};
@@ -10,17 +12,25 @@ use std::os::fd::{AsFd, OwnedFd};
 
 /// Forks a child that does `work`, with these descriptors as its standard streams, and reports that it is ready, or why it
 /// is not. See [`process::fork`] for what the caller must hold to.
-pub fn spawn(streams: Option<&[OwnedFd; 3]>, work: impl FnOnce() -> Result<(), String>) -> io::Result<Spawned> {
+pub fn spawn(
+    node: &NodeMounts,
+    streams: Option<&[OwnedFd; 3]>,
+    work: impl FnOnce() -> Result<(), String>,
+) -> io::Result<Spawned> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let stdio = streams.map_or([null.as_fd(); 3], |streams| streams.each_ref().map(AsFd::as_fd));
-    let descriptors = Descriptors { stdio, rest: Vec::new() };
-    process::fork(Birth::default(), &descriptors, |mut channel, _| {
-        // Programs that it runs must not hold its end of the channel.
-        let kept = fcntl(channel.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| errno.to_string());
-        match kept.and_then(|_| work()) {
+    let descriptors = Descriptors { stdio, rest: vec![node.as_fd()] };
+    process::fork(Birth::default(), &descriptors, |mut channel, rest| {
+        match arrive(&channel, rest).map_err(|error| error.to_string()).and_then(|()| work()) {
             Ok(()) => channel.report(&Report::Ready),
             Err(reason) => channel.fail(Failure::Message(reason)),
         }
         syscall::exit_now(0);
     })
+}
+
+fn arrive(channel: &impl AsFd, node: Vec<OwnedFd>) -> io::Result<()> {
+    // Programs that it runs must not hold its end of the channel.
+    fcntl(channel.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    node.iter().try_for_each(|node| NodeMounts::join(node.as_fd()))
 }

@@ -7,11 +7,14 @@ mod mapping;
 use crate::mounts::{self, MountError, MountPoint};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use plan::{RootAccess, RunPlan};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The kernel takes mount data of up to a page.
 const LONGEST_DATA: usize = 4095;
@@ -57,10 +60,29 @@ pub enum RootfsError {
     },
 }
 
-/// Gives this process a mount namespace of its own, which still hears of mounts made on the node.
-pub fn enter_own_mount_namespace() -> io::Result<()> {
+/// The mounts of the node, as the shim found them before it made its own.
+#[derive(Debug, Clone)]
+pub struct NodeMounts(Arc<File>);
+
+impl NodeMounts {
+    /// Joins their namespace, in a child with one thread.
+    pub(crate) fn join(namespace: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(setns(namespace, CloneFlags::CLONE_NEWNS)?)
+    }
+}
+
+impl AsFd for NodeMounts {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Gives this process a mount namespace of its own, which still hears of mounts made on the node. Gives the node's.
+pub fn enter_own_mount_namespace() -> io::Result<NodeMounts> {
+    let node = NodeMounts(Arc::new(File::open("/proc/self/ns/mnt")?));
     unshare(CloneFlags::CLONE_NEWNS)?;
-    Ok(mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?)
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
+    Ok(node)
 }
 
 /// Mounts `layers` on `path`, in their order. Nothing stays mounted on failure.

@@ -61,6 +61,10 @@ fn undo(id: &str, bundle: &Path, record: &Record) -> anyhow::Result<()> {
         parents.remove();
     }
     let root: PathBuf = bundle.join("rootfs");
+    if record.runtime.is_some() {
+        // The mounts of such a container are the node's.
+        rootfs::unmount(&root)?;
+    }
     if record.mount_points.is_empty() {
         return Ok(());
     }

@@ -7,6 +7,7 @@ use runc::options::{CreateOpts, DeleteOpts, ExecOpts, GlobalOpts};
 use runc::{Command, Io};
 use sandbox::children::Adoption;
 use sandbox::console::ConsoleSocket;
+use sandbox::rootfs::{self, Layer, NodeMounts};
 use sandbox::{Child, errand};
 use std::fs;
 use std::io;
@@ -55,6 +56,7 @@ pub(crate) struct Runc {
     runtime: String,
     id: String,
     bundle: PathBuf,
+    node: NodeMounts,
     how: sandbox::Runtime,
 }
 
@@ -77,8 +79,8 @@ pub(crate) struct Started {
 }
 
 impl Runc {
-    /// Finds the runc of a plan.
-    pub(crate) fn find(plan: &LinuxPlan, bundle: &Path) -> Result<Runc, RuncError> {
+    /// Finds the runc of a plan, to be run among the node's mounts: those of its containers may go both ways.
+    pub(crate) fn find(plan: &LinuxPlan, bundle: &Path, node: NodeMounts) -> Result<Runc, RuncError> {
         let runtime = plan.runtime.display().to_string();
         let missing = || RuncError::Missing { runtime: runtime.clone(), id: plan.id.clone() };
         let binary = runc::utils::binary_path(&plan.runtime).ok_or_else(missing)?;
@@ -91,7 +93,7 @@ impl Runc {
             args.push("--systemd-cgroup".to_owned());
         }
         let how = sandbox::Runtime { binary, args };
-        Ok(Runc { client, runtime, id: plan.id.clone(), bundle: bundle.to_owned(), how })
+        Ok(Runc { client, runtime, id: plan.id.clone(), bundle: bundle.to_owned(), node, how })
     }
 
     /// How the `delete` action does without this shim.
@@ -163,7 +165,32 @@ impl Runc {
         call: impl FnOnce(&runc::Runc) -> runc::Result<()> + Send + 'static,
     ) -> Result<(), RuncError> {
         let (client, log) = (self.client.clone(), self.bundle.join(LOG));
-        let fork = move || errand::spawn(streams.as_ref(), || call(&client).map_err(|error| reason(&log, &error)));
+        self.on_node(spawner, action, streams, move || call(&client).map_err(|error| reason(&log, &error))).await
+    }
+
+    /// Mounts the container's root filesystem on the node.
+    pub(crate) async fn mount(&self, spawner: &Spawner, root: &Path, layers: &[Layer]) -> Result<(), RuncError> {
+        let (root, layers) = (root.to_owned(), layers.to_owned());
+        let mount = move || rootfs::mount_all(&root, &layers).map_err(|error| plan::one_line(&error));
+        self.on_node(spawner, "mount", None, mount).await
+    }
+
+    /// Undoes that. Not being mounted is no error.
+    pub(crate) async fn unmount(&self, spawner: &Spawner, root: &Path) -> Result<(), RuncError> {
+        let root = root.to_owned();
+        self.on_node(spawner, "unmount", None, move || rootfs::unmount(&root).map_err(|error| plan::one_line(&error)))
+            .await
+    }
+
+    async fn on_node(
+        &self,
+        spawner: &Spawner,
+        action: &'static str,
+        streams: Option<[OwnedFd; 3]>,
+        work: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) -> Result<(), RuncError> {
+        let node = self.node.clone();
+        let fork = move || errand::spawn(&node, streams.as_ref(), work);
         let (child, mut channel) = spawner.spawn(fork).await.map_err(|source| RuncError::Ask {
             runtime: self.runtime.clone(),
             action,

@@ -50,7 +50,7 @@ pub(crate) fn serve(settings: Settings, listener: Result<UnixListener, AddressEr
 fn run(settings: Settings, listener: Result<UnixListener, AddressError>) -> anyhow::Result<()> {
     let listener = listener?;
     soften_oom_score();
-    rootfs::enter_own_mount_namespace().context("make the shim's mount namespace")?;
+    let node = rootfs::enter_own_mount_namespace().context("make the shim's mount namespace")?;
     // The bundle this started in must stay removable.
     std::env::set_current_dir("/").context("leave the bundle")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("make the runtime")?;
@@ -63,7 +63,7 @@ fn run(settings: Settings, listener: Result<UnixListener, AddressError>) -> anyh
     let (server, publisher) = runtime.block_on(async {
         let publisher = Publisher::start(settings.ttrpc, settings.namespace.clone());
         let containerd = oci::Containerd { address: settings.grpc, namespace: settings.namespace };
-        let tasks = Tasks::new(containerd, settings.address, spawner, host, publisher.clone(), quit.clone());
+        let tasks = Tasks::new(containerd, settings.address, spawner, node, host, publisher.clone(), quit.clone());
         let tasks = Arc::new(tasks);
         let watched = tasks.clone();
         tokio::spawn(async move { watched.end_when_forgotten().await });

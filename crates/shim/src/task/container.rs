@@ -60,6 +60,7 @@ impl Owned {
     pub(crate) async fn release(&self, id: &str, spawner: &Spawner) -> Result<(), ReleaseError> {
         if let Some(runc) = &self.runc {
             runc.delete(spawner).await?;
+            runc.unmount(spawner, &self.rootfs).await?;
         }
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove().await?;

@@ -11,6 +11,7 @@ use plan::{CgroupPath, LinuxPlan};
 use sandbox::cgroup::{Cgroup, Parents};
 use sandbox::children::{become_subreaper, bury};
 use sandbox::console::Console;
+use sandbox::rootfs;
 use sandbox::stdio::Stdio;
 use sandbox::{Child, Record};
 use std::io;
@@ -26,7 +27,7 @@ pub(super) async fn make(
     owned: &mut Owned,
 ) -> Result<Made, CreateError> {
     let request = &task.request;
-    let runc = Arc::new(Runc::find(plan, &request.bundle)?);
+    let runc = Arc::new(Runc::find(plan, &request.bundle, tasks.node.clone())?);
     tasks.take_orphans().map_err(CreateError::Orphans)?;
     let cgroup = Arc::new(Cgroup::of(&plan.cgroup).map_err(CreateError::Hierarchy)?);
     cgroup.ensure_free()?;
@@ -49,6 +50,9 @@ pub(super) async fn make(
     }
     owned.cgroup = Some(cgroup);
     owned.runc = Some(runc.clone());
+    // Where the shim looked at it nobody else would see it.
+    rootfs::unmount(&owned.rootfs)?;
+    runc.mount(&tasks.spawner, &owned.rootfs, &request.layers).await?;
     let (child, console) =
         run(ends, task.main.streams.terminal, |streams| runc.create(&tasks.spawner, streams)).await?;
     record.pid = Some(child.pid());

@@ -28,6 +28,7 @@ use exec::Exec;
 use process::{KILL, Process};
 use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, Freeze};
+use sandbox::rootfs::NodeMounts;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -47,6 +48,7 @@ pub(crate) struct Tasks {
     containerd: oci::Containerd,
     address: Address,
     spawner: Spawner,
+    node: NodeMounts,
     host: Arc<engine::Host>,
     publisher: Publisher,
     /// Told when the shim is to end.
@@ -85,12 +87,13 @@ impl Tasks {
         containerd: oci::Containerd,
         address: Address,
         spawner: Spawner,
+        node: NodeMounts,
         host: Arc<engine::Host>,
         publisher: Publisher,
         quit: Arc<Notify>,
     ) -> Tasks {
         let (tasks, vacant, takes_orphans) = (Mutex::default(), Notify::new(), OnceLock::new());
-        Tasks { tasks, containerd, address, spawner, host, publisher, quit, vacant, takes_orphans }
+        Tasks { tasks, containerd, address, spawner, node, host, publisher, quit, vacant, takes_orphans }
     }
 
     /// The task of that id, once it is created.
