@@ -3,6 +3,7 @@
 
 mod annotations;
 mod churn;
+mod exec;
 mod images;
 mod lifecycle;
 mod linux;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         sandbox::CASES,
         lifecycle::CASES,
         linux::CASES,
+        exec::CASES,
         security::CASES,
         resources::CASES,
         mounts::CASES,

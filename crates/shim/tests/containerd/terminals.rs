@@ -45,7 +45,16 @@ fn a_guest_speaks_through_its_terminal(node: &Namespace) -> Result<()> {
     ensure!(task.wait()?.code == 4, "the end of input ends it");
     let said = task.stdio.stdout.to_end()?;
     ensure!(said.ends_with("end of input after 7 bytes\r\n"), "stderr goes there too: {said:?}");
-    task.remove()
+    task.remove()?;
+    let image = guest(node, "p1_tty.c")?;
+    let asking = node.task(&image).terminal().create()?;
+    asking.start()?;
+    ensure!(asking.wait()?.code == 0 && asking.stdio.stdout.to_end()? == "1 1 1\r\n", "it knows");
+    asking.remove()?;
+    let asking = node.task(&image).create()?;
+    asking.start()?;
+    ensure!(asking.finish()?.stdout == "0 0 0\n", "without one it knows too");
+    Ok(())
 }
 
 fn ctrl_c_is_sigint(node: &Namespace) -> Result<()> {
