@@ -8,7 +8,8 @@ use testkit::cri::Cri;
 use testkit::image::Rootfs;
 use testkit::{Image, Namespace, cases, guests};
 
-pub(crate) const CASES: Cases = cases![crate::exec::probes_have_output_and_exit_code, crate::exec::what_is_no_wasm_is_told];
+pub(crate) const CASES: Cases =
+    cases![crate::exec::probes_have_output_and_exit_code, crate::exec::what_is_no_wasm_is_told];
 
 fn guest(node: &Namespace) -> Result<Image> {
     let rootfs = Rootfs::new()

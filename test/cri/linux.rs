@@ -16,6 +16,7 @@ pub(crate) const CASES: Cases = cases![
     crate::linux::ends_are_told_as_of_any_container,
     crate::linux::limits_hold_and_change,
     crate::linux::processes_of_a_shared_namespace_end_with_theirs,
+    crate::linux::orphans_are_buried_while_their_container_runs,
     crate::linux::ephemeral_containers_see_the_target,
     crate::linux::what_cannot_run_is_told,
     crate::linux::nothing_stays_of_a_killed_shim,
@@ -145,6 +146,13 @@ fn ends_are_told_as_of_any_container(node: &Namespace) -> Result<()> {
         let status = shell(&pod, &linux, script)?.ended()?;
         ensure!(status["exitCode"] == json!(code) && status["reason"] == json!(reason), "{script}: {status}");
     }
+    // Also where the kernel's choice was a child, and the first process leaves as it likes.
+    let script = "sh -c 'x=x; while true; do x=$x$x; done'; exit 3";
+    let worker = pod.run(&linux, &["/bin/sh", "-c", script], |config| {
+        config["linux"]["resources"] = json!({ "memory_limit_in_bytes": 32 << 20 });
+    })?;
+    let status = worker.ended()?;
+    ensure!(status["exitCode"] == json!(3) && status["reason"] == json!("OOMKilled"), "{status}");
     let hungry = pod.run(&linux, &["/bin/sh", "-c", "x=x; while true; do x=$x$x; done"], |config| {
         config["linux"]["resources"] = json!({ "memory_limit_in_bytes": 32 << 20 });
     })?;
@@ -183,16 +191,35 @@ fn processes_of_a_shared_namespace_end_with_theirs(node: &Namespace) -> Result<(
     wait::until("it is ready", || Ok(container.log().contains("ready").then_some(())))?;
     let left = || process::mentioning(&own);
     wait::until("it has a child", || Ok((!left().is_empty()).then_some(())))?;
-    let shim = process::parent(pod.pid()?)?;
     container.stop(0)?;
     container.ended()?;
     wait::until("its child has ended", || Ok(left().is_empty().then_some(())))?;
-    // Nobody is left unburied.
-    wait::until("no zombies", || {
-        let zombie = |pid: i32| process::status(pid).is_ok_and(|status| status["State"].starts_with('Z'));
-        let of_pod = |pid: i32| process::parent(pid).is_ok_and(|parent| parent == shim);
-        Ok((!process::all().into_iter().any(|pid| of_pod(pid) && zombie(pid))).then_some(()))
+    pod.remove()
+}
+
+fn orphans_are_buried_while_their_container_runs(node: &Namespace) -> Result<()> {
+    let linux = busybox(node)?;
+    let cri = Cri::new(node, &[&linux])?;
+    let on_node = json!({ "pid": 2 });
+    let pod = cri.pod(|config| config["linux"]["security_context"]["namespace_options"] = on_node.clone())?;
+    // On the node's process namespace nobody is number 1 but the node's own: orphans come to the shim.
+    let script = "(sleep 0.2 & sleep 0.2 & sleep 0.2 &) ; echo $$; exec sleep 1000";
+    let container = pod.run(&linux, &["/bin/sh", "-c", script], |config| {
+        config["linux"]["security_context"] = json!({ "namespace_options": on_node });
     })?;
+    wait::until("it speaks", || Ok(container.log().contains('\n').then_some(())))?;
+    let shim = process::parent(container.pid()?)?;
+    let group = process::cgroup(container.pid()?, "pids")?;
+    let alone = || Ok((fs::read_to_string(group.join("cgroup.procs"))?.lines().count() == 1).then_some(()));
+    wait::until("its children have ended", alone)?;
+    wait::until("they are buried", || {
+        let status = |pid: i32| process::status(pid).ok();
+        let is_dead = |pid: i32| status(pid).is_some_and(|status| status["State"].starts_with('Z'));
+        let left = process::all().into_iter().filter(|pid| process::parent(*pid).is_ok_and(|parent| parent == shim));
+        Ok((!left.into_iter().any(is_dead)).then_some(()))
+    })?;
+    let current = fs::read_to_string(group.join("pids.current"))?;
+    ensure!(current.trim() == "1", "the dead count too: {current}");
     pod.remove()
 }
 

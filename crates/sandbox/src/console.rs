@@ -41,7 +41,7 @@ pub struct Console {
     master: Arc<Descriptor>,
     ended: watch::Sender<bool>,
     output: Option<JoinHandle<()>>,
-    input: JoinHandle<()>,
+    input: Option<JoinHandle<()>>,
 }
 
 /// Makes a terminal: its near end, and its far end thrice, for a process of the shim's own. They do not block: the process
@@ -57,13 +57,14 @@ pub fn open() -> io::Result<(OwnedFd, [OwnedFd; 3])> {
 }
 
 impl Console {
-    /// Copies from now on: what comes from `stdin` to the terminal, and what the terminal says to `stdout`.
-    pub fn serve(master: OwnedFd, stdin: OwnedFd, stdout: OwnedFd) -> io::Result<Console> {
+    /// Copies from now on: what comes from `stdin`, if somebody types there, to the terminal, and what the terminal says to
+    /// `stdout`. Without a stdin there is no input, and no end of it.
+    pub fn serve(master: OwnedFd, stdin: Option<OwnedFd>, stdout: OwnedFd) -> io::Result<Console> {
         let master = Arc::new(Descriptor::new(master)?);
-        let (stdin, stdout) = (Descriptor::new(stdin)?, Descriptor::new(stdout)?);
+        let (stdin, stdout) = (stdin.map(Descriptor::new).transpose()?, Descriptor::new(stdout)?);
         let (ended, ends) = watch::channel(false);
         let output = tokio::spawn(copy_output(master.clone(), stdout, ends));
-        let input = tokio::spawn(copy_input(stdin, master.clone()));
+        let input = stdin.map(|stdin| tokio::spawn(copy_input(stdin, master.clone())));
         Ok(Console { master, ended, output: Some(output), input })
     }
 
@@ -80,16 +81,12 @@ impl Console {
         if timeout(LAST_OUTPUT, &mut output).await.is_err() {
             output.abort();
         }
-        self.input.abort();
     }
 }
 
 impl Drop for Console {
     fn drop(&mut self) {
-        self.input.abort();
-        if let Some(output) = &self.output {
-            output.abort();
-        }
+        self.input.iter().chain(&self.output).for_each(JoinHandle::abort);
     }
 }
 
@@ -117,10 +114,12 @@ async fn copy_output(master: Arc<Descriptor>, stdout: Descriptor, mut ends: watc
 
 async fn copy_input(stdin: Descriptor, master: Arc<Descriptor>) {
     let mut buffer = vec![0; CHUNK_BYTES];
+    let mut last = b'\n';
     loop {
         match stdin.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
             Ok(length) => {
+                last = buffer[length - 1];
                 if master.write_all(&buffer[..length]).await.is_err() {
                     return;
                 }
@@ -132,7 +131,9 @@ async fn copy_input(stdin: Descriptor, master: Arc<Descriptor>) {
         && settings.local_flags.contains(LocalFlags::ICANON)
     {
         let character = settings.control_chars[SpecialCharacterIndices::VEOF as usize];
-        let _ = master.write_all(&[character]).await;
+        // The first after an unfinished line passes that on only.
+        let times = if last == b'\n' { 1 } else { 2 };
+        let _ = master.write_all(&[character; 2][..times]).await;
     }
 }
 
@@ -268,9 +269,9 @@ mod tests {
         let (typed, mut keyboard) = std::io::pipe().unwrap();
         let (mut screen, shown) = std::io::pipe().unwrap();
         runtime().block_on(async {
-            let mut console = Console::serve(master, typed.into(), shown.into()).unwrap();
+            let mut console = Console::serve(master, Some(typed.into()), shown.into()).unwrap();
             console.resize(Size { width: 100, height: 30 }).unwrap();
-            keyboard.write_all(b"line\n").unwrap();
+            keyboard.write_all(b"a line").unwrap();
             drop(keyboard);
             let mut far = File::from(slave);
             let read = tokio::task::spawn_blocking(move || {
@@ -281,12 +282,12 @@ mod tests {
                 far.write_all(b"said").unwrap();
                 line[..length].to_vec()
             });
-            assert_eq!(read.await.unwrap(), b"line\n");
+            assert_eq!(read.await.unwrap(), b"a line");
             console.finish().await;
         });
         let mut all = String::new();
         screen.read_to_string(&mut all).unwrap();
-        // The terminal echoes, and turns the ends of lines.
-        assert_eq!(all, "line\r\nsaid");
+        // The terminal echoes.
+        assert_eq!(all, "a linesaid");
     }
 }

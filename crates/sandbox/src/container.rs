@@ -40,6 +40,13 @@ pub struct Spawn<'a> {
     pub place: Place,
 }
 
+/// Where a container process is to live, as it knows it.
+#[derive(Debug)]
+enum Home {
+    Own,
+    Of(Result<Opened, NamespaceError>),
+}
+
 /// Where a container process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -126,7 +133,12 @@ pub fn spawn(spawn: &Spawn<'_>, body: impl FnOnce(Inside<'_>)) -> Result<Spawned
             let users = UserNamespaces::from_inherited(spawn.plan, rest.split_off(usize::from(artifact.is_some())));
             let artifact = rest.pop().map(File::from);
             let Spawn { plan, rootfs, cgroup, place, .. } = *spawn;
-            body(Inside { plan, rootfs, cgroup, place, channel, artifact, users });
+            // At once: the number is that process's until the shim buries it.
+            let home = match place {
+                Place::Own => Home::Own,
+                Place::Of(pid) => Home::Of(Opened::of(pid)),
+            };
+            body(Inside { plan, rootfs, cgroup, home, channel, artifact, users });
         })
     };
     let forked = match spawn.place {
@@ -142,7 +154,7 @@ pub struct Inside<'a> {
     plan: &'a RunPlan,
     rootfs: &'a Path,
     cgroup: &'a Cgroup,
-    place: Place,
+    home: Home,
     channel: ChildEnd,
     artifact: Option<File>,
     users: UserNamespaces,
@@ -167,11 +179,11 @@ impl<'a> Inside<'a> {
     pub fn join_cgroup(&mut self) {
         let joined = process::die_with_parent()
             .map_err(|source| ConfineError::Step { step: "tie the container process to the shim", source })
-            .and_then(|()| match (self.place, self.cgroup.is_systemd()) {
-                (Place::Of(_), _) => Ok(self.cgroup.join_as_it_is()?),
-                (Place::Own, true) if self.channel.wait_for_go() => Ok(()),
-                (Place::Own, true) => syscall::exit_now(1),
-                (Place::Own, false) => Ok(self.cgroup.join(&self.plan.limits)?),
+            .and_then(|()| match (&self.home, self.cgroup.is_systemd()) {
+                (Home::Of(_), _) => Ok(self.cgroup.join_as_it_is()?),
+                (Home::Own, true) if self.channel.wait_for_go() => Ok(()),
+                (Home::Own, true) => syscall::exit_now(1),
+                (Home::Own, false) => Ok(self.cgroup.join(&self.plan.limits)?),
             });
         if let Err(error) = joined {
             self.channel.fail(message(&error));
@@ -201,7 +213,7 @@ impl<'a> Inside<'a> {
     /// Takes every right away that the guest is not granted. `wake` is called on each signal that asks to end, and
     /// must be async-signal-safe. Returns the pipe of these signals too: each is a byte with its number.
     pub fn confine(self, wake: impl Fn() + Send + Sync + 'static) -> (Confined, OwnedFd) {
-        let Inside { plan, rootfs, mut channel, users, place, .. } = self;
+        let Inside { plan, rootfs, mut channel, users, home, .. } = self;
         let mut hooks = || {
             channel.report(&Report::Mounted);
             // A shim that hangs up has said elsewhere why.
@@ -209,9 +221,10 @@ impl<'a> Inside<'a> {
                 syscall::exit_now(1);
             }
         };
-        let room = match place {
-            Place::Own => Room::Own { rootfs, users, hooks: &mut hooks },
-            Place::Of(pid) => Room::Of(pid),
+        let room = match home {
+            Home::Own => Room::Own { rootfs, users, hooks: &mut hooks },
+            Home::Of(Ok(namespaces)) => Room::Of(namespaces),
+            Home::Of(Err(error)) => channel.fail(message(&error.into())),
         };
         let confined = confine(plan, room, wake).and_then(|signals| {
             let copy = signals.try_clone();
@@ -280,7 +293,7 @@ impl Confined {
 /// How a process comes to where it lives.
 enum Room<'a> {
     Own { rootfs: &'a Path, users: UserNamespaces, hooks: &'a mut dyn FnMut() },
-    Of(u32),
+    Of(Opened),
 }
 
 fn confine(plan: &RunPlan, room: Room<'_>, wake: impl Fn() + Send + Sync + 'static) -> Result<OwnedFd, ConfineError> {
@@ -304,8 +317,7 @@ fn confine(plan: &RunPlan, room: Room<'_>, wake: impl Fn() + Send + Sync + 'stat
             identity::limit(&isolation.rlimits)?;
             users.enter()?;
         }
-        Room::Of(pid) => {
-            let namespaces = Opened::of(pid)?;
+        Room::Of(namespaces) => {
             namespaces.join_but_users()?;
             identity::limit(&isolation.rlimits)?;
             namespaces.join_users()?;

@@ -139,6 +139,13 @@ impl Child {
     }
 }
 
+impl Drop for Child {
+    /// Who is not waited for any more is one of those that somebody has to bury.
+    fn drop(&mut self) {
+        children::strike(self.pid);
+    }
+}
+
 /// The descriptors of a child from number 0 on, the channel apart.
 pub(crate) struct Descriptors<'a> {
     /// Standard input, output and error.

@@ -46,10 +46,16 @@ fn undo(id: &str, bundle: &Path, record: &Record) -> anyhow::Result<()> {
     if let Some(Runtime { binary, args }) = &record.runtime {
         // What it says of a container that is not there is no failure.
         let deleted = Command::new(binary).args(args).args(["delete", "--force", id]).output();
-        let deleted = deleted.with_context(|| format!("run {}", binary.display()))?;
-        if !deleted.status.success() {
-            let said = String::from_utf8_lossy(&deleted.stderr);
-            tracing::warn!(id, said = plan::printable_line(&said), "the container's runtime did not delete it");
+        // Its processes are found by their cgroup all the same.
+        match deleted {
+            Ok(deleted) if deleted.status.success() => {}
+            Ok(deleted) => {
+                let said = plan::printable_line(&String::from_utf8_lossy(&deleted.stderr));
+                tracing::warn!(id, said, "the container's runtime did not delete it");
+            }
+            Err(error) => {
+                tracing::warn!(id, %error, runtime = %binary.display(), "the container's runtime cannot be run")
+            }
         }
     }
     let cgroup = Cgroup::at(&record.cgroup).context("find the container's cgroup")?;

@@ -16,12 +16,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::NamedTempFile;
 use tokio::time::timeout;
 
 /// Runc's own state of a container, in its bundle.
 const STATE: &str = "runc";
-/// Runc's log, in the bundle: a line of JSON for each message.
-const LOG: &str = "runc.log";
+/// Runc's option for cgroups that systemd makes.
+const SYSTEMD: &str = "--systemd-cgroup";
 /// How long runc may take to leave a terminal behind once it has ended.
 const TERMINAL: Duration = Duration::from_secs(2);
 
@@ -41,6 +42,9 @@ pub(crate) enum RuncError {
         #[source]
         source: SpawnerError<io::Error>,
     },
+    /// Of the root filesystem, as the mount says it.
+    #[error("{0}")]
+    Mount(String),
     #[error("{action}")]
     Step {
         action: String,
@@ -52,7 +56,6 @@ pub(crate) enum RuncError {
 /// Runc, for one container.
 #[derive(Debug)]
 pub(crate) struct Runc {
-    client: runc::Runc,
     runtime: String,
     id: String,
     bundle: PathBuf,
@@ -85,15 +88,13 @@ impl Runc {
         let missing = || RuncError::Missing { runtime: runtime.clone(), id: plan.id.clone() };
         let binary = runc::utils::binary_path(&plan.runtime).ok_or_else(missing)?;
         let systemd = matches!(plan.cgroup, CgroupPath::Systemd { .. });
-        let (root, log) = (bundle.join(STATE), bundle.join(LOG));
-        let options = GlobalOpts::new().command(&binary).root(&root).log(&log).log_json().systemd_cgroup(systemd);
-        let client = options.build().map_err(|_| missing())?;
+        let root = bundle.join(STATE);
         let mut args = vec!["--root".to_owned(), root.display().to_string()];
         if systemd {
-            args.push("--systemd-cgroup".to_owned());
+            args.push(SYSTEMD.to_owned());
         }
         let how = sandbox::Runtime { binary, args };
-        Ok(Runc { client, runtime, id: plan.id.clone(), bundle: bundle.to_owned(), node, how })
+        Ok(Runc { runtime, id: plan.id.clone(), bundle: bundle.to_owned(), node, how })
     }
 
     /// How the `delete` action does without this shim.
@@ -113,7 +114,7 @@ impl Runc {
         };
         let adoption = Adoption::begin();
         self.ask(spawner, "create", fds, move |client| client.create(&id, &bundle, Some(&options)).map(drop)).await?;
-        self.started(&adoption, &pid_file, socket).await
+        self.started("create", &adoption, &pid_file, socket).await
     }
 
     /// Runs one more process in the container.
@@ -134,7 +135,7 @@ impl Runc {
         };
         let adoption = Adoption::begin();
         self.ask(spawner, "exec", fds, move |client| client.exec(&id, &process, Some(&options))).await?;
-        self.started(&adoption, &pid_file, socket).await
+        self.started("exec", &adoption, &pid_file, socket).await
     }
 
     /// Lets the container run.
@@ -164,22 +165,34 @@ impl Runc {
         streams: Option<[OwnedFd; 3]>,
         call: impl FnOnce(&runc::Runc) -> runc::Result<()> + Send + 'static,
     ) -> Result<(), RuncError> {
-        let (client, log) = (self.client.clone(), self.bundle.join(LOG));
-        self.on_node(spawner, action, streams, move || call(&client).map_err(|error| reason(&log, &error))).await
+        // Each call has a log of its own: several may be under way.
+        let log = NamedTempFile::new_in(&self.bundle).map_err(|source| RuncError::Step {
+            action: format!("make a log for {} in {}", self.runtime, self.bundle.display()),
+            source,
+        })?;
+        let (binary, root, path) = (self.how.binary.clone(), self.bundle.join(STATE), log.path().to_owned());
+        let systemd = self.how.args.iter().any(|arg| arg == SYSTEMD);
+        let call = move || {
+            let options = GlobalOpts::new().command(&binary).root(&root).log(&path).log_json().systemd_cgroup(systemd);
+            options.build().and_then(|client| call(&client)).map_err(|error| reason(&path, &error))
+        };
+        let done = self.on_node(spawner, action, streams, call).await;
+        drop(log);
+        done?.map_err(|reason| self.refused(action, reason))
     }
 
     /// Mounts the container's root filesystem on the node.
     pub(crate) async fn mount(&self, spawner: &Spawner, root: &Path, layers: &[Layer]) -> Result<(), RuncError> {
         let (root, layers) = (root.to_owned(), layers.to_owned());
         let mount = move || rootfs::mount_all(&root, &layers).map_err(|error| plan::one_line(&error));
-        self.on_node(spawner, "mount", None, mount).await
+        self.on_node(spawner, "mount", None, mount).await?.map_err(RuncError::Mount)
     }
 
     /// Undoes that. Not being mounted is no error.
     pub(crate) async fn unmount(&self, spawner: &Spawner, root: &Path) -> Result<(), RuncError> {
         let root = root.to_owned();
-        self.on_node(spawner, "unmount", None, move || rootfs::unmount(&root).map_err(|error| plan::one_line(&error)))
-            .await
+        let unmount = move || rootfs::unmount(&root).map_err(|error| plan::one_line(&error));
+        self.on_node(spawner, "unmount", None, unmount).await?.map_err(RuncError::Mount)
     }
 
     async fn on_node(
@@ -188,9 +201,9 @@ impl Runc {
         action: &'static str,
         streams: Option<[OwnedFd; 3]>,
         work: impl FnOnce() -> Result<(), String> + Send + 'static,
-    ) -> Result<(), RuncError> {
-        let node = self.node.clone();
-        let fork = move || errand::spawn(&node, streams.as_ref(), work);
+    ) -> Result<Result<(), String>, RuncError> {
+        let (node, dir) = (self.node.clone(), self.bundle.clone());
+        let fork = move || errand::spawn(&node, &dir, streams.as_ref(), work);
         let (child, mut channel) = spawner.spawn(fork).await.map_err(|source| RuncError::Ask {
             runtime: self.runtime.clone(),
             action,
@@ -199,8 +212,8 @@ impl Runc {
         let said = channel.reports.next().await;
         let _ = child.wait().await;
         match said {
-            Ok(Some(Report::Ready)) => Ok(()),
-            Ok(Some(Report::Failed(Failure::Message(reason)))) => Err(self.refused(action, reason)),
+            Ok(Some(Report::Ready)) => Ok(Ok(())),
+            Ok(Some(Report::Failed(Failure::Message(reason)))) => Ok(Err(reason)),
             Ok(_) => Err(self.refused(action, "the shim's child that asked it ended without a word".to_owned())),
             Err(error) => Err(self.refused(action, plan::one_line(&error))),
         }
@@ -208,8 +221,8 @@ impl Runc {
 
     fn connect(&self, streams: Streams, socket: &str) -> Result<Connections, RuncError> {
         Ok(match streams {
-            Streams::Given(fds) => (Some(Arc::new(Inherited)), Some(fds), None),
-            Streams::Terminal => (None, None, Some(self.listen(socket)?)),
+            Streams::Given(fds) => (Some(Arc::new(Driver::Inherited)), Some(fds), None),
+            Streams::Terminal => (Some(Arc::new(Driver::Gathered)), None, Some(self.listen(socket)?)),
         })
     }
 
@@ -220,6 +233,7 @@ impl Runc {
 
     async fn started(
         &self,
+        action: &'static str,
         adoption: &Adoption,
         pid_file: &Path,
         socket: Option<ConsoleSocket>,
@@ -237,7 +251,7 @@ impl Runc {
             }
             Err(_) => {
                 child.end().await;
-                Err(self.refused("create", "it left no terminal".to_owned()))
+                Err(self.refused(action, "it left no terminal".to_owned()))
             }
         }
     }
@@ -250,8 +264,6 @@ impl Runc {
 /// Runc says why in its log; what it prints goes to the container's own output.
 fn reason(log: &Path, error: &runc::error::Error) -> String {
     let said = fs::read_to_string(log).ok().and_then(|text| last_error(&text));
-    // The next failure is another's.
-    let _ = fs::remove_file(log);
     said.unwrap_or_else(|| plan::one_line(error))
 }
 
@@ -264,13 +276,21 @@ fn last_error(log: &str) -> Option<String> {
     log.lines().rev().find_map(message)
 }
 
-/// A process gets the streams of the child that has runc make it.
-#[derive(Debug)]
-struct Inherited;
+/// What a process that runc makes has for its streams. Runc itself ends with the shim, before what it makes is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    /// Those of the child that has runc make it.
+    Inherited,
+    /// None of runc's, whose own are gathered.
+    Gathered,
+}
 
-impl Io for Inherited {
+impl Io for Driver {
     fn set(&self, command: &mut Command) -> io::Result<()> {
-        command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
+        errand::bind(command);
+        if *self == Driver::Inherited {
+            command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
+        }
         Ok(())
     }
 

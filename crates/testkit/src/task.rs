@@ -87,6 +87,12 @@ impl<'a> Draft<'a> {
         self.stdin().spec(|spec| spec["process"]["terminal"] = json!(true))
     }
 
+    /// With a terminal that nobody types at.
+    pub fn silent_terminal(self) -> Self {
+        let draft = self.terminal();
+        Draft { input: Input::Absent, ..draft }
+    }
+
     /// With stdout and stderr appended to a file, as `ctr run --log-uri file://` has it, instead of fifos.
     pub fn log_file(mut self, path: &Path) -> Self {
         self.output = Output::File(path.to_owned());

@@ -3,7 +3,7 @@
 //! Invariant: an identity is given only for a file that no container can change in place. Where that is not sure there
 //! is none, and the file is hashed: slower, never wrong.
 
-use super::rootfs::{Found, is_absent};
+use super::rootfs::{Found, Place, is_absent};
 use crate::RootfsMount;
 use pathrs::Root;
 use pathrs::flags::ResolverFlags;
@@ -20,6 +20,10 @@ const SETTLED: Duration = Duration::from_secs(2);
 
 /// The identity of `found`, if its root filesystem is an overlay (and it lies in a lower directory) or read-only.
 pub(crate) fn identify(found: &Found, mounts: &[RootfsMount], now: SystemTime) -> Option<FileIdentity> {
+    // A file of the same name, number and length in the image is another's, and its digest not this one's.
+    if found.place == Place::Volume {
+        return None;
+    }
     let [mount] = mounts else {
         return None;
     };

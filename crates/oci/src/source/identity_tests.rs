@@ -120,3 +120,16 @@ fn young_file_has_no_identity() {
     let young = tree.identity("overlay", &options, Duration::ZERO);
     assert_eq!(young, None);
 }
+
+#[test]
+fn a_file_of_a_volume_is_never_taken_for_one_of_the_image() {
+    let tree = Tree::new();
+    tree.link("low1");
+    let root = tree.path("merged");
+    let mut found = rootfs::Tree::open(Path::new(&root)).unwrap().file(Path::new(FILE)).unwrap().unwrap();
+    let mount = tree.mount("overlay", &["lowerdir=T/low1"]);
+    let later = SystemTime::now() + Duration::from_secs(60);
+    assert!(identify(&found, std::slice::from_ref(&mount), later).is_some());
+    found.place = Place::Volume;
+    assert_eq!(identify(&found, &[mount], later), None);
+}

@@ -33,6 +33,16 @@ pub enum Error {
         #[source]
         source: pathrs::error::Error,
     },
+    /// On a filesystem that may keep the shim waiting.
+    #[error(
+        "{path} lies on a volume of type {kind}, where no program is looked for: ship it in the image, or have an init container copy it to an emptyDir"
+    )]
+    Slow {
+        /// In the container.
+        path: PathBuf,
+        /// The type of the filesystem.
+        kind: String,
+    },
     /// The file was found, and cannot be read.
     #[error("open {path} in the root filesystem")]
     Open {
@@ -52,6 +62,16 @@ pub(crate) struct Found {
     /// Absolute inside the root, without symlinks.
     pub(crate) path: PathBuf,
     pub(crate) metadata: Metadata,
+    pub(crate) place: Place,
+}
+
+/// Where a file was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the root filesystem.
+    Rootfs,
+    /// On a volume, whose files anybody may have made.
+    Volume,
 }
 
 /// A root, in which paths are looked up.
@@ -96,7 +116,8 @@ fn open(root: &Root, handle: File) -> io::Result<Option<Found>> {
         let text = format!("{} is not below {}", path.display(), root.display());
         io::Error::new(io::ErrorKind::InvalidData, text)
     })?;
-    Ok(Some(Found { file: File::open(link_of(&handle))?, path: Path::new("/").join(inside), metadata }))
+    let (file, path) = (File::open(link_of(&handle))?, Path::new("/").join(inside));
+    Ok(Some(Found { file, path, metadata, place: Place::Rootfs }))
 }
 
 fn path_of(fd: &impl AsFd) -> io::Result<PathBuf> {

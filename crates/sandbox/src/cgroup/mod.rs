@@ -63,6 +63,9 @@ pub enum CgroupError {
     /// Version 1 has no files that are the same for all controllers.
     #[error("linux.resources.unified names {0}, and this node has cgroup version 1: use the limits of version 1")]
     Unified(String),
+    /// The container has ended meanwhile.
+    #[error("cgroup {0} is gone: its container has ended")]
+    Gone(PathBuf),
     /// Members stay alive.
     #[error("cgroup {0} still has processes 10 s after they were killed")]
     Busy(PathBuf),
@@ -165,7 +168,10 @@ impl Cgroup {
     /// Puts this process, which has one thread, into it wherever it is.
     pub fn join_as_it_is(&self) -> Result<(), CgroupError> {
         let dirs = self.dirs();
-        let mut there = dirs.iter().filter(|dir| dir.exists());
+        let mut there = dirs.iter().filter(|dir| dir.exists()).peekable();
+        if there.peek().is_none() {
+            return Err(CgroupError::Gone(dirs.into_iter().next().unwrap_or_default()));
+        }
         match &self.hierarchy {
             Hierarchy::V1(_) => there.try_for_each(|dir| join_v1(dir)),
             Hierarchy::V2(_) => there.try_for_each(|dir| write(&dir.join("cgroup.procs"), "0")),

@@ -48,7 +48,7 @@ pub(crate) enum CreateError {
     Hierarchy(#[source] io::Error),
     #[error(transparent)]
     Runc(#[from] RuncError),
-    #[error("make a terminal")]
+    #[error("make a terminal: the node may have none left (sysctl kernel.pty.max)")]
     Terminal(#[source] io::Error),
     #[error("container {0} has ended")]
     Gone(String),
@@ -106,8 +106,9 @@ pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, Creat
         match make(tasks, task, ends, &mut owned, &mut termination_file).await {
             Ok(made) => made,
             Err(error) => {
-                // What runc says it says there itself.
-                if !matches!(error, CreateError::Runc(RuncError::Refused { .. })) {
+                // What runc says it says there itself, but on a terminal that is not there yet.
+                let said = matches!(error, CreateError::Runc(RuncError::Refused { .. })) && !task.main.streams.terminal;
+                if !said {
                     watch::explain(&request.id, &kept, termination_file.as_ref(), &plan::one_line(&error)).await;
                 }
                 release_after_failure(tasks, &request.id, &owned).await;

@@ -4,7 +4,7 @@ use super::container::Container;
 use super::output::{self, OutputError, RunningLogger};
 use super::own;
 use super::process::{Live, Process, Streams};
-use super::state::{Move, State};
+use super::state::{Exit, Move, State};
 use super::watch::{self, Watched};
 use super::{CreateError, Task, TaskError, Tasks, exit_now, linux, locked};
 use crate::runc::RuncError;
@@ -14,6 +14,8 @@ use sandbox::channel::Reports;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// The exit code of a process that was not started, as of a command that cannot be executed (POSIX, "Exit Status").
 const NOT_STARTED: u32 = 126;
@@ -31,9 +33,16 @@ pub(crate) struct ExecRequest {
 /// One that was asked for.
 pub(crate) struct Exec {
     pub(crate) process: Arc<Process>,
-    spec: oci::Process,
+    pub(super) spec: oci::Process,
+    /// Whether it was started, or given up before.
     begun: AtomicBool,
 }
+
+/// Where one stands that is not there yet, for who wants something of it.
+const STARTING: &str = "being started";
+
+/// How long processes that exec brought in may take to end with their container.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// Why a process was not brought in.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +93,9 @@ impl Tasks {
     /// Brings it in and lets it run. Returns its pid.
     pub(super) async fn start_exec(&self, task: &Arc<Task>, exec: &Exec) -> Result<u32, TaskError> {
         let process = &exec.process;
+        if task.ending.load(Ordering::Relaxed) {
+            return Err(TaskError::Finished(task.main.name()));
+        }
         if exec.begun.swap(true, Ordering::Relaxed) {
             return Err(process.refused("started", &Move::Start));
         }
@@ -95,8 +107,12 @@ impl Tasks {
                 return Err(error.into());
             }
         };
-        let pid = live.child.pid();
+        let (pid, child) = (live.child.pid(), live.child.clone());
         process.enliven(live);
+        if process.is_killed() || task.ending.load(Ordering::Relaxed) {
+            // While it was made. Its end is told as any other.
+            child.kill();
+        }
         process.transition(Move::Enter { pid })?;
         let event = TaskExecStarted {
             container_id: process.container().to_owned(),
@@ -121,13 +137,10 @@ impl Tasks {
         let (stdio, logger) = output::open(self, process.container(), &process.streams).await?;
         let runc = locked(&task.container).as_ref().and_then(Container::runc);
         let entered = match runc {
-            Some(runc) => {
-                let terminal = process.streams.terminal;
-                linux::exec(&self.spawner, &runc, process.id(), &exec.spec, stdio, terminal)
-                    .await
-                    .map_err(ExecError::from)
-            }
-            None => own::exec(self, task, &exec.spec, stdio).await,
+            Some(runc) => linux::exec(&self.spawner, &runc, process.id(), &exec.spec, stdio, &process.streams)
+                .await
+                .map_err(ExecError::from),
+            None => own::exec(self, task, exec, stdio).await,
         };
         with_logger(entered, logger, process.container()).await
     }
@@ -148,6 +161,53 @@ async fn with_logger(
                 logger.finish(id).await;
             }
             Err(error)
+        }
+    }
+}
+
+impl Task {
+    /// The process that exec calls so.
+    pub(super) fn exec(&self, name: &str) -> Result<Arc<Exec>, TaskError> {
+        let exec = locked(&self.execs).get(name).cloned();
+        exec.ok_or_else(|| TaskError::NoExec { id: self.request.id.clone(), exec: name.to_owned() })
+    }
+
+    pub(super) fn kill_exec(&self, name: &str, signal: u32) -> Result<(), TaskError> {
+        let exec = self.exec(name)?;
+        match exec.begun.load(Ordering::Relaxed) {
+            true => exec.process.kill(signal),
+            false => Err(exec.process.refused("not started", &Move::End { exit: exit_now(0, NOT_STARTED) })),
+        }
+    }
+
+    pub(super) async fn delete_exec(&self, name: &str) -> Result<Exit, TaskError> {
+        let exec = self.exec(name)?;
+        let process = &exec.process;
+        if let State::Created { .. } = process.state() {
+            if exec.begun.swap(true, Ordering::Relaxed) {
+                return Err(process.refused(STARTING, &Move::Delete));
+            }
+            process.transition(Move::End { exit: exit_now(0, 0) })?;
+        }
+        let exit = process.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
+        process.finish_logger().await;
+        locked(&self.execs).remove(name);
+        Ok(exit)
+    }
+
+    /// Ends the processes that the end of the first one leaves: their ends are told before its.
+    pub(super) async fn end_the_others(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+        let is_there = |exec: &Arc<Exec>| exec.begun.load(Ordering::Relaxed) && exec.process.state().exit().is_none();
+        let left: Vec<_> = locked(&self.execs).values().filter(|exec| is_there(exec)).cloned().collect();
+        let leaves = locked(&self.container).as_ref().is_some_and(Container::may_leave_processes);
+        if (leaves || !left.is_empty())
+            && let Ok(cgroup) = self.cgroup()
+        {
+            cgroup.kill_all();
+        }
+        for exec in left {
+            let _ = timeout(ENDING, exec.process.exit()).await;
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::container::{Kind, Owned};
 use super::create::{CreateError, Made};
 use super::exec::Entered;
-use super::process::Live;
+use super::process::{self, Live};
 use super::{Task, Tasks};
 use crate::runc::{Runc, RuncError, Started, Streams};
 use crate::spawner::Spawner;
@@ -45,16 +45,15 @@ pub(super) async fn make(
     record.save(&owned.bundle)?;
     let record = owned.record.insert(record);
     if let Some(parents) = parents {
-        parents.create(&record.parents)?;
-        owned.parents = Some(parents);
+        // Those that were made go, also if one could not be.
+        owned.parents.insert(parents).create(&record.parents)?;
     }
     owned.cgroup = Some(cgroup);
     owned.runc = Some(runc.clone());
     // Where the shim looked at it nobody else would see it.
     rootfs::unmount(&owned.rootfs)?;
     runc.mount(&tasks.spawner, &owned.rootfs, &request.layers).await?;
-    let (child, console) =
-        run(ends, task.main.streams.terminal, |streams| runc.create(&tasks.spawner, streams)).await?;
+    let (child, console) = run(ends, &task.main.streams, |streams| runc.create(&tasks.spawner, streams)).await?;
     record.pid = Some(child.pid());
     if let Err(error) = record.save(&owned.bundle) {
         child.end().await;
@@ -72,26 +71,26 @@ pub(super) async fn exec(
     exec: &str,
     process: &oci::Process,
     stdio: Stdio,
-    terminal: bool,
+    wanted: &process::Streams,
 ) -> Result<Entered, RuncError> {
     let Stdio { kept, child: ends } = stdio;
-    let (child, console) = run(ends, terminal, |streams| runc.exec(spawner, exec, process, streams)).await?;
+    let (child, console) = run(ends, wanted, |streams| runc.exec(spawner, exec, process, streams)).await?;
     Ok(Entered { live: Live { child: Arc::new(child), kept, console, logger: None }, own: None })
 }
 
 /// Runs what `make` makes with these ends of its streams, or with a terminal between it and them.
 async fn run<F: Future<Output = Result<Started, RuncError>>>(
     ends: [OwnedFd; 3],
-    terminal: bool,
+    wanted: &process::Streams,
     make: impl FnOnce(Streams) -> F,
 ) -> Result<(Child, Option<Console>), RuncError> {
-    if !terminal {
+    if !wanted.terminal {
         return Ok((make(Streams::Given(ends)).await?.child, None));
     }
     let [stdin, stdout, _] = ends;
     let Started { child, terminal } = make(Streams::Terminal).await?;
     let Some(master) = terminal else { return Ok((child, None)) };
-    match Console::serve(master, stdin, stdout) {
+    match Console::serve(master, wanted.typed(stdin), stdout) {
         Ok(console) => Ok((child, Some(console))),
         Err(source) => {
             child.end().await;

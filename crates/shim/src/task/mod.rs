@@ -30,6 +30,7 @@ use protobuf::MessageField;
 use sandbox::cgroup::{Cgroup, Freeze};
 use sandbox::rootfs::NodeMounts;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
@@ -38,7 +39,7 @@ use tokio::time::timeout;
 pub(crate) use create::CreateError;
 pub(crate) use error::TaskError;
 pub(crate) use exec::{ExecError, ExecRequest};
-pub(crate) use process::Streams;
+pub(crate) use process::{Streams, Whom};
 pub(crate) use request::Request;
 pub(crate) use state::{Exit, Move, State};
 
@@ -76,6 +77,8 @@ pub(crate) struct Task {
     /// Those that exec brought in, by name.
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     container: Mutex<Option<Container>>,
+    /// Whether the first process has ended: no other is brought in.
+    ending: AtomicBool,
     /// Held while the container is stopped, released, or given other limits.
     changing: tokio::sync::Mutex<()>,
     /// Held while the first process is started.
@@ -178,7 +181,7 @@ impl Tasks {
     pub(crate) fn kill(&self, id: &str, exec: &str, signal: u32, whom: Whom) -> Result<(), TaskError> {
         let task = self.get(id)?;
         if !exec.is_empty() {
-            return task.exec(exec)?.process.kill(signal);
+            return task.kill_exec(exec, signal);
         }
         task.main.kill(signal)?;
         let cgroup = task.cgroup();
@@ -323,6 +326,7 @@ impl Tasks {
             main: Arc::new(Process::first(&request.id, request.streams.clone())),
             execs: Mutex::default(),
             container: Mutex::default(),
+            ending: AtomicBool::default(),
             changing: tokio::sync::Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             request,
@@ -363,48 +367,7 @@ impl Drop for Unmade<'_> {
 /// after 5 s.
 const UNDOING: Duration = Duration::from_secs(3);
 
-/// Which processes of a container a signal is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whom {
-    First,
-    All,
-}
-
-/// How long the processes that exec brought in may take to end with their container.
-const ENDING: Duration = Duration::from_secs(2);
-
 impl Task {
-    fn exec(&self, name: &str) -> Result<Arc<Exec>, TaskError> {
-        let exec = locked(&self.execs).get(name).cloned();
-        exec.ok_or_else(|| TaskError::NoExec { id: self.request.id.clone(), exec: name.to_owned() })
-    }
-
-    async fn delete_exec(&self, name: &str) -> Result<Exit, TaskError> {
-        let process = self.exec(name)?.process.clone();
-        if let State::Created { .. } = process.state() {
-            process.transition(Move::End { exit: exit_now(0, 0) })?;
-        }
-        let exit = process.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
-        process.finish_logger().await;
-        locked(&self.execs).remove(name);
-        Ok(exit)
-    }
-
-    /// Ends the processes that the end of the first one leaves: their ends are told before its.
-    async fn end_the_others(&self) {
-        let is_alive = |exec: &Arc<Exec>| matches!(exec.process.state(), State::Running { .. });
-        let left: Vec<_> = locked(&self.execs).values().filter(|exec| is_alive(exec)).cloned().collect();
-        let leaves = locked(&self.container).as_ref().is_some_and(Container::may_leave_processes);
-        if (leaves || !left.is_empty())
-            && let Ok(cgroup) = self.cgroup()
-        {
-            cgroup.kill_all();
-        }
-        for exec in left {
-            let _ = timeout(ENDING, exec.process.exit()).await;
-        }
-    }
-
     /// Its cgroup, while it has one.
     pub(crate) fn cgroup(&self) -> Result<Arc<Cgroup>, TaskError> {
         let cgroup = locked(&self.container).as_ref().and_then(Container::cgroup);

@@ -3,10 +3,10 @@
 
 use super::container::{Container, Kind, Owned};
 use super::create::{CreateError, Made};
-use super::exec::{Entered, ExecError};
+use super::exec::{Entered, Exec, ExecError};
 use super::hooks;
 use super::limits;
-use super::process::Live;
+use super::process::{Live, Streams};
 use super::state::State;
 use super::termination::TerminationFile;
 use super::{Task, Tasks, locked, watch};
@@ -51,7 +51,7 @@ pub(super) async fn make(
         return Err(CreateError::Abandoned);
     }
     let cgroup = claim(owned, request.layers.clone(), &plan)?;
-    let (ends, console) = ends_of(&plan, ends)?;
+    let (ends, console) = ends_of(&plan, &task.main.streams, ends)?;
     let room = Room { plan: plan.clone(), cgroup, rootfs: owned.rootfs.clone(), ends, place: Place::Own };
     let (child, channel) = match room.first(tasks, task, owned, artifact).await {
         // A cache is only a cache: what it holds in vain is made again, once.
@@ -70,7 +70,7 @@ pub(super) async fn make(
 }
 
 /// Makes one more process in the container of `task`, up to the point where it waits for its order.
-pub(super) async fn exec(tasks: &Tasks, task: &Task, spec: &oci::Process, stdio: Stdio) -> Result<Entered, ExecError> {
+pub(super) async fn exec(tasks: &Tasks, task: &Task, exec: &Exec, stdio: Stdio) -> Result<Entered, ExecError> {
     let request = &task.request;
     let gone = || CreateError::Gone(request.id.clone());
     let plan = locked(&task.container).as_ref().and_then(Container::plan).ok_or_else(gone)?;
@@ -86,12 +86,12 @@ pub(super) async fn exec(tasks: &Tasks, task: &Task, spec: &oci::Process, stdio:
         options: request.options.as_ref(),
         containerd: &tasks.containerd,
     };
-    let lowered = oci::lower_exec(request, &plan, spec).await?;
+    let lowered = oci::lower_exec(request, &plan, &exec.spec).await?;
     let plan = Arc::new(lowered.plan);
     let source = source(&plan, lowered.guest.as_ref()).ok_or_else(gone)?;
     let artifact = source.artifact(&tasks.spawner).await.map_err(CreateError::from)?;
     let Stdio { kept, child: ends } = stdio;
-    let (ends, console) = ends_of(&plan, ends)?;
+    let (ends, console) = ends_of(&plan, &exec.process.streams, ends)?;
     let room = Room { plan: plan.clone(), cgroup, rootfs: rootfs.clone(), ends, place };
     let (child, channel) = match room.further(tasks, artifact).await {
         Err(Confining::Stale(reason)) => {
@@ -118,13 +118,13 @@ fn source<'a>(plan: &'a RunPlan, guest: Option<&'a oci::Guest>) -> Option<artifa
 
 /// The ends of its streams that a process gets, and the terminal that is between them and those of its client, if it is to
 /// have one.
-fn ends_of(plan: &RunPlan, ends: [OwnedFd; 3]) -> Result<(Ends, Option<Console>), CreateError> {
+fn ends_of(plan: &RunPlan, wanted: &Streams, ends: [OwnedFd; 3]) -> Result<(Ends, Option<Console>), CreateError> {
     if !plan.terminal {
         return Ok((Arc::new(ends), None));
     }
     let [stdin, stdout, _] = ends;
     let (master, ends) = console::open().map_err(CreateError::Terminal)?;
-    let console = Console::serve(master, stdin, stdout).map_err(CreateError::Terminal)?;
+    let console = Console::serve(master, wanted.typed(stdin), stdout).map_err(CreateError::Terminal)?;
     Ok((Arc::new(ends), Some(console)))
 }
 

@@ -7,6 +7,7 @@ use sandbox::Child;
 use sandbox::console::{Console, Size};
 use sandbox::stdio::Kept;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch as channel;
@@ -23,6 +24,20 @@ pub(crate) struct Streams {
     pub(crate) terminal: bool,
 }
 
+/// Which processes of a container a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whom {
+    First,
+    All,
+}
+
+impl Streams {
+    /// The descriptor of its stdin, if it was asked for.
+    pub(super) fn typed(&self, stdin: OwnedFd) -> Option<OwnedFd> {
+        Some(stdin).filter(|_| !self.stdin.is_empty())
+    }
+}
+
 /// One process of a container.
 pub(crate) struct Process {
     container: String,
@@ -35,6 +50,8 @@ pub(crate) struct Process {
     /// Says when the state changed.
     changes: channel::Sender<()>,
     live: Mutex<Option<Live>>,
+    /// The size of its terminal, as it was asked for last.
+    size: Mutex<Option<Size>>,
 }
 
 /// What there is of a process once it was made.
@@ -67,6 +84,7 @@ impl Process {
             killed: AtomicBool::default(),
             changes: channel::Sender::new(()),
             live: Mutex::default(),
+            size: Mutex::default(),
         }
     }
 
@@ -120,6 +138,10 @@ impl Process {
     }
 
     pub(super) fn enliven(&self, live: Live) {
+        if let (Some(size), Some(console)) = (*locked(&self.size), &live.console) {
+            // A terminal of another size than its user's is one all the same.
+            let _ = console.resize(size);
+        }
         *locked(&self.live) = Some(live);
     }
 
@@ -142,7 +164,12 @@ impl Process {
         if signal == KILL {
             self.killed.store(true, Ordering::Relaxed);
         }
-        let sent = self.child().map_or(Ok(()), |child| child.signal(signal));
+        let sent = match self.child() {
+            Some(child) => child.signal(signal),
+            // It meets this one as soon as it is there.
+            None if signal == KILL => Ok(()),
+            None => return Err(TaskError::BeingCreated(self.container.clone())),
+        };
         sent.map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => TaskError::Finished(self.name()),
             _ => TaskError::Signal { signal, process: self.name(), source },
@@ -177,9 +204,12 @@ impl Process {
 
     /// Tells it the size of its user's terminal.
     pub(crate) fn resize(&self, size: Size) -> Result<(), TaskError> {
+        if !self.streams.terminal {
+            return Err(TaskError::NoTerminal(self.name()));
+        }
+        *locked(&self.size) = Some(size);
         let live = locked(&self.live);
-        let console = live.as_ref().and_then(|live| live.console.as_ref());
-        let console = console.ok_or_else(|| TaskError::NoTerminal(self.name()))?;
+        let Some(console) = live.as_ref().and_then(|live| live.console.as_ref()) else { return Ok(()) };
         console.resize(size).map_err(|source| TaskError::Resize { process: self.name(), source })
     }
 

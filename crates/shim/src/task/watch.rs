@@ -36,6 +36,7 @@ pub(super) async fn watch(task: Arc<Task>, watched: Watched, publisher: Publishe
     let Some(child) = process.child() else { return };
     let cgroup = task.cgroup().ok().filter(|_| process.is_first());
     let mut oom = cgroup.map(OomWatch::of);
+    let is_own = reports.is_some();
     let said_and_ended = async {
         let said = match reports {
             Some(reports) => last_words(process.id(), reports).await,
@@ -47,17 +48,27 @@ pub(super) async fn watch(task: Arc<Task>, watched: Watched, publisher: Publishe
         ended = said_and_ended => ended,
         never = follow(&mut oom) => match never {},
     };
+    let mut of_others = None;
     let status = match (said, ended, oom) {
         (Some(said), ..) => said,
         (None, Ended::Signal(KILL), Some(oom)) => killed(oom.verdict().await, memory_limit_bytes),
-        (None, ended, _) => without_word(ended),
+        (None, ended, _) if is_own => without_word(ended),
+        (None, ended, oom) => {
+            // A child of the first process may have been the kernel's choice.
+            if let Some(oom) = oom {
+                of_others = oom.verdict().await;
+            }
+            as_it_is(ended)
+        }
     };
     if process.is_first() {
         task.end_the_others().await;
     }
-    let termination = status.termination();
+    let mut termination = status.termination();
+    termination.out_of_memory |= of_others.is_some();
     let id = process.container();
-    tracing::info!(id, process = process.id(), code = termination.code, status = summary(&status), "it ended");
+    let what = if process.is_first() { "the container ended" } else { "a process of exec ended" };
+    tracing::info!(id, process = process.id(), code = termination.code, status = summary(&status), "{what}");
     let (kept, console) = process.take_streams();
     if let Some(mut console) = console {
         console.finish().await;
@@ -129,7 +140,15 @@ fn killed(by_kernel: Option<OomKill>, known: Option<u64>) -> ExitStatus {
     }
 }
 
-/// The end of a process that did not say how it ends.
+/// The end of a program that is not ours.
+fn as_it_is(ended: Ended) -> ExitStatus {
+    match ended {
+        Ended::Signal(signal) => ExitStatus::Signal(signal),
+        Ended::Code(code) => ExitStatus::Code(code.to_le_bytes()[0]),
+    }
+}
+
+/// The end of a process of ours that did not say how it ends.
 pub(super) fn without_word(ended: Ended) -> ExitStatus {
     match ended {
         Ended::Signal(libc::SIGSYS) => ExitStatus::ForbiddenCall,

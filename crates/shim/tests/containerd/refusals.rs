@@ -158,7 +158,6 @@ fn precompiled_code(node: &Namespace) -> Result<()> {
 fn what_is_not_there(node: &Namespace) -> Result<()> {
     let image = image_of(node, "p1_hello.wat")?;
     let draft = || node.task(&image);
-    draft().spec(|spec| spec["process"]["terminal"] = json!(true)).refused(&["terminals are not built yet", "tty"])?;
     node.run(&image)
         .flags(["--log-uri", "fluentd://x"])
         .refused(&["stdio by fluentd:// is not supported", "binary://"])?;

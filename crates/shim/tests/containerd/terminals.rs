@@ -14,6 +14,7 @@ pub(crate) const CASES: Cases = cases![
     crate::terminals::ctrl_c_is_sigint,
     crate::terminals::an_exec_has_one_of_its_own,
     crate::terminals::a_linux_container_has_one,
+    crate::terminals::a_terminal_without_stdin_has_no_end_of_input,
     crate::terminals::sizes_are_passed_on,
 ];
 
@@ -101,6 +102,20 @@ fn a_linux_container_has_one(node: &Namespace) -> Result<()> {
     exec.delete()?;
     std::io::Write::write_all(&mut keyboard, b"exit 5\n")?;
     ensure!(task.wait()?.code == 5, "its code");
+    task.remove()
+}
+
+fn a_terminal_without_stdin_has_no_end_of_input(node: &Namespace) -> Result<()> {
+    let script = "echo up; read x; echo ended";
+    let task = node.task(&linux(node)?).args(["/bin/sh", "-c", script]).silent_terminal().create()?;
+    task.start()?;
+    task.stdio.stdout.wait_for("up\r\n")?;
+    // One that reads would have ended by the time that another has come and gone.
+    let other = node.task(&guest(node, "p1_tty.c")?).silent_terminal().create()?;
+    other.start()?;
+    ensure!(other.wait()?.code == 0 && other.stdio.stdout.to_end()? == "1 1 1\r\n", "the other");
+    other.remove()?;
+    ensure!(task.api.state(&task.id)?.status == "RUNNING", "it waits for input: {}", task.stdio.stdout.text());
     task.remove()
 }
 
