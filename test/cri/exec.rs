@@ -36,7 +36,7 @@ fn probes_have_output_and_exit_code(node: &Namespace) -> Result<()> {
         let words: Vec<&str> = ["exec", "--sync", id].into_iter().chain(words).collect();
         let output = cri.crictl(&words)?;
         let said = format!("{output}");
-        ensure!(output.code != 0 && said.contains("Exit code: 3") || said.contains("exit code 3"), "{said}");
+        ensure!(output.code != 0 && said.contains("exited with 3"), "{said}");
     }
     // A stream each, as `kubectl exec` has them.
     let output = cri.crictl(&["exec", &wasm.id, "/show.wasm", "streamed"])?;
