@@ -9,9 +9,10 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
-use testkit::api::Events;
+use testkit::api::{Events, Terminal};
+use testkit::image::Rootfs;
 use testkit::task::Task;
-use testkit::{Namespace, cases, process, wait};
+use testkit::{Image, Namespace, cases, process, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::systemd::a_scope_has_the_process_and_its_limits,
@@ -21,6 +22,8 @@ pub(crate) const CASES: Cases = cases![
     crate::systemd::the_need_of_a_neighbour_is_not_its_own,
     crate::systemd::a_slice_of_a_pod_is_made,
     crate::systemd::a_scope_that_is_there_is_refused,
+    crate::systemd::exec_is_in_the_scope,
+    crate::systemd::linux_containers_have_scopes_of_runc_s,
 ];
 
 const MI: u64 = 1 << 20;
@@ -222,5 +225,35 @@ fn a_scope_that_is_there_is_refused(node: &Namespace) -> Result<()> {
     let second = node.task(&image_of(node, "p1_hello.wat")?).spec(|spec| spec["linux"]["cgroupsPath"] = json!(path));
     second.refused(&[&format!("{unit} exists already")])?;
     ensure!(task.api.state(&task.id)?.status == "RUNNING", "the first one was harmed");
+    remove(node, task, &unit)
+}
+
+fn exec_is_in_the_scope(node: &Namespace) -> Result<()> {
+    let (task, unit) = sleeping(node, "system.slice", json!({ "memory": { "limit": 64 * MI } }))?;
+    let exec = task.exec(node, &["/app.wasm"], Terminal::None, |_| ())?;
+    let pid = exec.start()?;
+    exec.stdio.stdout.wait_for("sleeping\n")?;
+    ensure!(process::cgroup(pid, "memory")? == process::cgroup(task.pid, "memory")?, "one scope");
+    exec.kill(Signal::SIGKILL as i32)?;
+    ensure!(exec.finish()?.0 == 137, "killed");
+    remove(node, task, &unit)
+}
+
+fn linux_containers_have_scopes_of_runc_s(node: &Namespace) -> Result<()> {
+    let busybox = fs::read("/bin/busybox").context("read busybox-static")?;
+    let rootfs = Rootfs::new().directory("bin").file("bin/busybox", &busybox).symlink("bin/sh", "busybox");
+    let image = Image::new(&format!("test.local/{}:1", node.fresh("i"))).rootfs(rootfs).entrypoint(["/bin/sh"]);
+    node.import(&image)?;
+    let draft = node.task(&image).args(["/bin/sh", "-c", "echo up; while true; do sleep 1; done"]);
+    let (path, unit) = names(node, "system.slice", draft.id());
+    let task = draft.spec(|spec| {
+        spec["linux"]["cgroupsPath"] = json!(path);
+        spec["linux"]["resources"] = json!({ "memory": { "limit": 64 * MI } });
+    });
+    let task = task.create()?;
+    task.start_until("up\n")?;
+    ensure!(property(&unit, "MemoryMax")? == (64 * MI).to_string(), "{}", property(&unit, "MemoryMax")?);
+    update(&task, &json!({ "memory": { "limit": 96 * MI } }))?;
+    ensure!(property(&unit, "MemoryMax")? == (96 * MI).to_string(), "{}", property(&unit, "MemoryMax")?);
     remove(node, task, &unit)
 }
