@@ -83,7 +83,8 @@ fn it_is_in_the_same_sandbox(node: &Namespace) -> Result<()> {
         let of = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/{name}"));
         ensure!(of(pid)? == of(task.pid)?, "namespace {name}");
     }
-    ensure!(process::cgroup(pid, "memory")? == process::cgroup(task.pid, "memory")?, "cgroup");
+    let groups = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup"));
+    ensure!(groups(pid)? == groups(task.pid)?, "{} and {}", groups(pid)?, groups(task.pid)?);
     ensure!(fs::read_link(format!("/proc/{pid}/root"))? == fs::read_link(format!("/proc/{}/root", task.pid))?, "root");
     let (own, first) = (process::status(pid)?, process::status(task.pid)?);
     for field in ["NoNewPrivs", "Seccomp", "Seccomp_filters", "CapEff", "CapBnd", "CapPrm", "Threads"] {

@@ -233,7 +233,8 @@ fn exec_is_in_the_scope(node: &Namespace) -> Result<()> {
     let exec = task.exec(node, &["/app.wasm"], Terminal::None, |_| ())?;
     let pid = exec.start()?;
     exec.stdio.stdout.wait_for("sleeping\n")?;
-    ensure!(process::cgroup(pid, "memory")? == process::cgroup(task.pid, "memory")?, "one scope");
+    let groups = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup"));
+    ensure!(groups(pid)? == groups(task.pid)? && groups(pid)?.contains(&unit), "{}", groups(pid)?);
     exec.kill(Signal::SIGKILL as i32)?;
     ensure!(exec.finish()?.0 == 137, "killed");
     remove(node, task, &unit)
