@@ -81,8 +81,8 @@ pub(super) async fn watch(task: Arc<Task>, watched: Watched, publisher: Publishe
     drop(kept);
     let exit = exit_now(child.pid(), termination.code);
     {
-        // Not before the start, which may wait for runc.
-        let _starting = task.starting.lock().await;
+        // Not before the start of what runc runs; what is ours does not run before its start was told.
+        let _starting = if is_own { None } else { Some(task.starting.lock().await) };
         publish(&publisher, &process, &termination, exit);
         // The move cannot fail: only the end of its process ends it.
         let _ = process.transition(Move::End { exit });
