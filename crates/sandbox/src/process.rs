@@ -74,7 +74,7 @@ impl Spawned {
 
 impl Child {
     /// A child that this process did not fork itself, under watch of the current async runtime.
-    pub fn adopt(pid: u32) -> io::Result<Child> {
+    pub(crate) fn adopt(pid: u32) -> io::Result<Child> {
         let pid = pid.cast_signed();
         children::list(pid);
         // SAFETY: the AsyncFd owns the descriptor, which thus stays open and the same until it is dropped.

@@ -59,13 +59,10 @@ fn undo(id: &str, bundle: &Path, record: &Record) -> anyhow::Result<()> {
         }
     }
     let cgroup = Cgroup::at(&record.cgroup).context("find the container's cgroup")?;
-    cgroup.adopt(&record.parents);
+    let parents = Parents::of(&record.cgroup).context("find the cgroups above the container's")?;
+    parents.adopt(&record.parents);
     cgroup.remove_blocking()?;
-    if record.runtime.is_some() {
-        let parents = Parents::of(&record.cgroup).context("find the cgroups above the container's")?;
-        parents.adopt(&record.parents);
-        parents.remove();
-    }
+    parents.remove();
     let root: PathBuf = bundle.join("rootfs");
     if record.runtime.is_some() {
         // The mounts of such a container are the node's.

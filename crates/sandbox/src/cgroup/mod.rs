@@ -114,13 +114,6 @@ impl Cgroup {
         self.dirs_for(limits).iter().flat_map(|dir| -> Vec<PathBuf> { above(dir) }).collect()
     }
 
-    /// Marks directories above it as made by us, as [`Cgroup::create`] does, so that they go with it.
-    pub fn adopt(&self, parents: &[PathBuf]) {
-        let dirs = self.dirs();
-        let is_above = |parent: &&PathBuf| dirs.iter().any(|dir| dir != *parent && dir.starts_with(parent));
-        parents.iter().filter(is_above).for_each(|parent| add_parent_mark(parent));
-    }
-
     /// Makes it, with its limits set before anybody is in it; gives a line for each that this node cannot keep and that
     /// a container can do without. On failure nothing of it is left.
     ///

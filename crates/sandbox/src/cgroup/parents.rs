@@ -1,7 +1,8 @@
-//! The directories above a cgroup that another runtime makes. It makes what is missing there in every hierarchy of the node,
-//! also in those that limit nothing, and leaves it.
+//! The directories above a cgroup, in every hierarchy of the node, also in those that limit nothing: another runtime that
+//! makes a container's cgroup makes what is missing there, and leaves it.
 
-use super::files::{add_parent_mark, marked_parent};
+use super::files::add_parent_mark;
+use super::removal::remove_made_parents;
 use super::{CgroupError, make};
 use std::fs;
 use std::io;
@@ -58,15 +59,7 @@ impl Parents {
 
     /// Removes those that are marked and empty.
     pub fn remove(&self) {
-        for (root, dir) in &self.dirs {
-            let parents = dir.ancestors().skip(1).take_while(|parent| parent != root);
-            for parent in parents {
-                // One with other members stays: the last of them removes it.
-                if !marked_parent(parent) || fs::remove_dir(parent).is_err() {
-                    break;
-                }
-            }
-        }
+        self.dirs.iter().for_each(|(root, dir)| remove_made_parents(dir, root));
     }
 }
 

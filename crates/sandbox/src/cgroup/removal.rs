@@ -59,10 +59,7 @@ impl Cgroup {
 
     /// The directory that is still in use, if there is one.
     fn try_to_remove(&self, begun: Instant) -> Result<Option<PathBuf>, CgroupError> {
-        let members = self.processes();
-        if !members.is_empty() {
-            self.kill(&members);
-        }
+        self.kill_all();
         let dirs = self.dirs();
         // systemd removes a scope that is empty. Removed under its eyes, it would not hear that the scope has ended, and
         // keep the unit for ever.
@@ -138,7 +135,8 @@ fn removed(dir: &Path) -> bool {
     }
 }
 
-fn remove_made_parents(dir: &Path, root: &Path) {
+/// Removes the marked directories above one, from the nearest on.
+pub(super) fn remove_made_parents(dir: &Path, root: &Path) {
     let parents = dir.ancestors().skip(1).take_while(|parent| *parent != root);
     for parent in parents {
         // A parent with other members stays, and its marked mark with it: the last one out removes it.
