@@ -5,9 +5,11 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release
 SHIM := $(TARGET_DIR)/containerd-shim-wasm-v1
 PREFIX ?= /usr/local
+# The version of everything: crates, chart, images.
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-churn test-vm critest fuzz bench bench-check bench-density bench-build lint install deps clean
+.PHONY: help build demo images test test-churn test-vm test-kind critest fuzz bench bench-check bench-density bench-build lint install deps clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -22,11 +24,20 @@ build: ## Build the static release binary and check that it is static
 demo: build ## Run sample images on a private containerd: output, exit code, volumes (root)
 	test/demo.sh $(SHIM)
 
+REGISTRY ?= registry.example.com/wasm
+# With docker and its buildx: from the Dockerfiles in images/, into docker, or with PUSH=1 to REGISTRY (several PLATFORMS at once).
+# Without: as target/images/NAME.tar by the project's own image-tar, for `ctr images import` and `kind load image-archive`.
+images: build ## Build the images of the installer and the samples as REGISTRY/NAME:VERSION; PUSH=1 pushes them (root)
+	@test/deps.sh test
+	@test/wasm-rust.sh >/dev/null
+	REGISTRY=$(REGISTRY) VERSION=$(VERSION) images/build.sh $(TARGET_DIR)
+
 test: lint build ## Check format and lints, then run all tests, unit and on real containerds (root)
 	test/containerd.sh
 	test/wasm-rust.sh
 	test/cri/tools.sh
 	test/cri/registry.sh
+	test/e2e/tools.sh --helm
 	cargo test --release --locked --workspace
 
 SECONDS ?= 60
@@ -46,6 +57,12 @@ critest: build ## Run CRI's conformance tests with runc and with ours; the table
 test-vm: ## Run the integration tests in a VM with cgroup v2, systemd and AppArmor (root, amd64)
 	@test/deps.sh vm
 	test/vm.sh $(ARGS)
+
+test-kind: build ## Bring up a cluster of kind, run the kit's rows on it, take it down (root, unless Docker runs; amd64)
+	@test/deps.sh kind
+	test/wasm-rust.sh
+	cargo test --release --locked --workspace --no-run --test e2e
+	test/e2e/run.sh cargo test --release --locked --workspace --test e2e -- $(ARGS)
 
 # The peer is a workspace of its own: its dependencies are not the product's. Linked as it is shipped: it has no static form.
 PEER_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/peer

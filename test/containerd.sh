@@ -26,21 +26,11 @@ fail() {
 
 . "$(dirname "$0")/mirror.sh"
 
-# Downloads a package of another suite with an apt of its own, so that the machine's sources stay as they are. Fails if the
-# suite has another line by now.
+# Fails if the suite has another line by now.
 debian_package() { # VERSION DIR
-	local apt=$2/apt
-	mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/parts"
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(debian_mirror) ${suite[$1]} main" >"$apt/sources.list"
-	: >"$apt/status"
-	# An unpacked directory below the cache cannot be read by apt's own user: download as root.
-	local options=(-o "Dir::State=$apt/state" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt/cache"
-		-o "Dir::Etc::sourcelist=$apt/sources.list" -o "Dir::Etc::sourceparts=$apt/parts" -o APT::Sandbox::User=root)
-	apt-get -q "${options[@]}" update
-	(cd "$2" && apt-get -q "${options[@]}" download containerd)
-	dpkg-deb -x "$2"/containerd_*.deb "$2/root"
+	debian_unpack "${suite[$1]}" "$2" containerd
 	mv "$2/root/usr/bin" "$2/bin"
-	rm -rf "$apt" "$2/root" "$2"/containerd_*.deb
+	rm -rf "$2/root"
 	case $("$2/bin/containerd" --version) in *" $1."* | *" v$1."*) ;; *) rm -rf "$2/bin" && return 1 ;; esac
 }
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Installs what building, testing and the demo need beyond the Rust toolchain, on Debian 12 and Ubuntu.
-# Usage: test/deps.sh build|demo|test|vm|bench   (each includes those before it, bench those of test; default: test)
+# Usage: test/deps.sh build|demo|test|kind|vm|bench   (each includes those before it, kind, vm and bench those of test; default: test)
 # Idempotent; installs only what is absent.
 set -euo pipefail
 
 build=(gcc libc6-dev make protobuf-compiler file binutils bsdextrautils)
 demo=(clang lld wasi-libc util-linux)
 tests=(busybox-static containernetworking-plugins curl iproute2 iptables openssl runc debootstrap debian-archive-keyring python3-venv)
+# What a private Docker and a cluster's nodes are made with, where none are to be had.
+kind=(kmod)
 vm=(qemu-system-x86 e2fsprogs)
 bench=(crun libseccomp-dev pkg-config g++ wrk)
 # Not beside a Node.js that has another origin, whose package brings npm along.
@@ -17,10 +19,11 @@ case $set in
 build) wanted=("${build[@]}") ;;
 demo) wanted=("${build[@]}" "${demo[@]}") ;;
 test) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}") ;;
+kind) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}" "${kind[@]}") ;;
 vm) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}" "${vm[@]}") ;;
 bench) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}" "${bench[@]}") ;;
 *)
-	echo "deps.sh: unknown set '$set': expected build, demo, test, vm or bench" >&2
+	echo "deps.sh: unknown set '$set': expected build, demo, test, kind, vm or bench" >&2
 	exit 2
 	;;
 esac
@@ -33,10 +36,11 @@ fi
 if ! command -v apt-get >/dev/null; then
 	tools=(cc make protoc file readelf)
 	[ "$set" = build ] || tools+=(clang wasm-ld setpriv)
-	case $set in test | vm | bench) tools+=(busybox curl ip iptables openssl runc go python3 node npm) ;; esac
+	case $set in test | kind | vm | bench) tools+=(busybox curl ip iptables openssl runc go python3 node npm) ;; esac
 	[ "$set" != bench ] || tools+=(crun pkg-config c++ wrk)
+	[ "$set" != kind ] || tools+=(debootstrap unshare)
 	[ "$set" != vm ] || tools+=(qemu-system-x86_64 debootstrap mke2fs debugfs)
-	case $set in test | vm | bench) tools+=(/usr/lib/cni/ptp /usr/lib/cni/host-local) ;; esac
+	case $set in test | kind | vm | bench) tools+=(/usr/lib/cni/ptp /usr/lib/cni/host-local) ;; esac
 	for tool in "${tools[@]}"; do
 		command -v "$tool" >/dev/null && continue
 		echo "deps.sh: $tool is missing, and there is no apt-get: install the equivalents of: ${wanted[*]}" >&2
@@ -75,7 +79,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 case $set in
-test | vm | bench)
+test | kind | vm | bench)
 	command -v go >/dev/null && exit 0
 	echo "deps.sh: go is missing: install Go 1.25 or newer (it builds containerd 2.4, crictl and the Go guests)" >&2
 	exit 1

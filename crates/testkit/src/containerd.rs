@@ -54,6 +54,8 @@ pub enum Service<'a> {
         operator_file: OperatorFile,
         /// How it pulls images.
         pull: Pull,
+        /// Handlers beside `wasm` and `runc`, each with its binary.
+        others: &'a [(&'a str, &'a Path)],
     },
 }
 
@@ -116,14 +118,20 @@ impl Containerd {
 
     /// As [`Containerd::start_for_pods`], with a choice of the handler's options.
     pub fn start_for_pods_with(version: Version, shim: &Path, operator_file: OperatorFile) -> Result<Arc<Self>> {
-        let service = Service::Pods { shim, operator_file, pull: Pull::Usual };
+        let service = Service::Pods { shim, operator_file, pull: Pull::Usual, others: &[] };
         Containerd::start_service(version, shim, Whose::Ours, Logging::Everything, service)
     }
 
     /// As [`Containerd::start_for_pods`], with this way of pulling.
     pub fn start_to_pull(version: Version, shim: &Path, pull: Pull) -> Result<Arc<Self>> {
-        let service = Service::Pods { shim, operator_file: OperatorFile::ByOption, pull };
+        let service = Service::Pods { shim, operator_file: OperatorFile::ByOption, pull, others: &[] };
         Containerd::start_service(version, shim, Whose::Ours, Logging::Everything, service)
+    }
+
+    /// As [`Containerd::start_for_pods`], logging as on nodes, with these handlers beside ours.
+    pub fn start_for_pods_of(version: Version, shim: &Path, others: &[(&str, &Path)]) -> Result<Arc<Self>> {
+        let service = Service::Pods { shim, operator_file: OperatorFile::ByOption, pull: Pull::Usual, others };
+        Containerd::start_service(version, shim, Whose::Others, Logging::Usual, service)
     }
 
     /// As [`Containerd::start`], for the containers of more than one runtime; all shims beside `shim` can be used.

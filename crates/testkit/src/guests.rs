@@ -11,6 +11,7 @@ mod generate;
 mod javascript;
 mod python;
 mod rust;
+mod samples;
 mod toolchain;
 mod wit;
 
@@ -24,6 +25,7 @@ use wasi_preview1_component_adapter_provider::{
 
 pub use generate::{Work, compile_bomb, importing, many_functions, padded};
 pub use python::{World, component as python_component};
+pub use samples::sample;
 
 /// What no host offers, or what is no program, cannot become a component.
 const NO_COMPONENT: [&str; 5] =
@@ -112,6 +114,11 @@ pub fn build_into(target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Builds the users' samples and the installer's program, each as `TARGET/NAME/app.wasm`.
+pub fn build_samples_into(target: &Path) -> Result<()> {
+    samples::build_into(target)
+}
+
 /// What another machine has built, if this one has no toolchains.
 fn built(name: &str) -> Result<Option<Vec<u8>>> {
     let Some(folder) = std::env::var_os("WASM_TEST_GUESTS").map(PathBuf::from) else {
@@ -157,20 +164,6 @@ pub fn rust(name: &str) -> Result<Vec<u8>> {
         return Ok(wasm);
     }
     crate_in(name, &rust_folder().join(name))
-}
-
-/// The sample `images/NAME` as a component, from its only source: Rust, or Python (18 MB large).
-pub fn sample(name: &str) -> Result<Vec<u8>> {
-    if let Some(wasm) = built(&format!("{name}.component.wasm"))? {
-        return Ok(wasm);
-    }
-    let folder = checkout::root().join("images").join(name);
-    let python = folder.join("app.py");
-    if !python.exists() {
-        return crate_in(&name.replace('-', "_"), &folder);
-    }
-    let source = fs::read_to_string(&python).with_context(|| format!("read sample {}", python.display()))?;
-    python_component(&source, World::Proxy).with_context(|| format!("sample {name}"))
 }
 
 fn crate_in(name: &str, folder: &Path) -> Result<Vec<u8>> {

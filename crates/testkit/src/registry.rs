@@ -1,5 +1,6 @@
-//! A registry of images on loopback, Debian's `docker-registry`, with its files in a directory of the test.
-//! Invariant: it is ended, by its pid, when it is dropped.
+//! A registry of images: Debian's `docker-registry` on loopback with its files in a directory of the test, or one that runs
+//! elsewhere.
+//! Invariant: what was started here is ended, by its pid, when it is dropped.
 
 use crate::containerd::pods::REGISTRIES;
 use crate::{Containerd, Image, checkout, wait};
@@ -13,8 +14,9 @@ use std::process::{Child, Command, Stdio};
 /// A registry that answers, over plain HTTP.
 #[derive(Debug)]
 pub struct Registry {
-    process: Child,
-    /// `127.0.0.1:PORT`, the first part of its images' names.
+    /// None of one that somebody else runs.
+    process: Option<Child>,
+    /// `ADDRESS:PORT`, the first part of its images' names.
     address: String,
 }
 
@@ -33,16 +35,21 @@ impl Registry {
         command.args(["--pdeathsig", "TERM"]).arg(program).arg("serve").arg(dir.join("config.yml"));
         command.env_clear().stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let process = command.spawn().context("start setpriv of util-linux")?;
-        let mut registry = Registry { process, address: String::new() };
+        let mut registry = Registry { process: Some(process), address: String::new() };
         registry.address = registry.listens(&dir.join("log"))?;
         Ok(registry)
+    }
+
+    /// One that answers at `ADDRESS:PORT`.
+    pub fn at(address: &str) -> Registry {
+        Registry { process: None, address: address.to_owned() }
     }
 
     /// The kernel chooses the port, and the log tells it.
     fn listens(&mut self, log: &Path) -> Result<String> {
         wait::until("the registry listens", || {
             let text = fs::read_to_string(log)?;
-            if let Some(status) = self.process.try_wait()? {
+            if let Some(status) = self.process.as_mut().map(Child::try_wait).transpose()?.flatten() {
                 bail!("the registry ended with {status}: {text}");
             }
             let address = text.split_once("listening on ").map(|(_, rest)| rest);
@@ -111,9 +118,10 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
+        let Some(process) = &mut self.process else { return };
         // Errors say that it is gone already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = process.kill();
+        let _ = process.wait();
     }
 }
 

@@ -77,7 +77,7 @@ impl Controllers {
 }
 
 fn parse(mounts: &str) -> Hierarchy {
-    let mut controllers = Vec::new();
+    let mut controllers: Vec<(&'static str, PathBuf)> = Vec::new();
     let mut unified = None;
     for line in mounts.lines() {
         let mut fields = line.split(' ').skip(1);
@@ -86,7 +86,12 @@ fn parse(mounts: &str) -> Hierarchy {
             "cgroup" => {
                 let known =
                     ALWAYS.iter().chain(&FOR_LIMITS).filter(|name| options.split(',').any(|option| option == **name));
-                controllers.extend(known.map(|name| (*name, PathBuf::from(dir))));
+                for name in known {
+                    // A mount comes before those below it, which show a part of it once more, as in the nodes of kind.
+                    if !controllers.iter().any(|(known, _)| known == name) {
+                        controllers.push((*name, PathBuf::from(dir)));
+                    }
+                }
             }
             "cgroup2" => unified = unified.or(Some(PathBuf::from(dir))),
             _ => {}
@@ -117,6 +122,11 @@ mod tests {
             "cgroup /c/memory cgroup rw,memory 0 0\ncgroup /c/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n\
              cgroup /c/systemd cgroup rw,name=systemd 0 0\ncgroup2 /c/unified cgroup2 rw 0 0",
             &["/c/cpu,cpuacct/x", "/c/memory/x"],
+        );
+        check(
+            "cgroup /c/memory cgroup rw,memory 0 0\ncgroup /c/cpu cgroup rw,cpu 0 0\n\
+             cgroup /c/memory/kubelet.slice cgroup rw,memory 0 0\ncgroup /c/cpu/kubelet.slice cgroup rw,cpu 0 0",
+            &["/c/cpu/x", "/c/memory/x"],
         );
     }
 }

@@ -1,18 +1,25 @@
 //! `build-guests FOLDER`: every guest, built, for a test run on a machine without toolchains (`WASM_TEST_GUESTS`).
+//! `build-guests --samples FOLDER`: the programs of `images/`, each in a folder of its own, for building their images.
 //! It only reads the command line; `testkit::guests` builds.
 
 #![forbid(unsafe_code)]
 
 use std::path::Path;
 use std::process::ExitCode;
+use testkit::guests;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [folder] = words.as_slice() else {
-        eprintln!("usage: build-guests FOLDER");
-        return ExitCode::from(2);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let built = match words.as_slice() {
+        ["--samples", folder] => guests::build_samples_into(Path::new(folder)),
+        [folder] if !folder.starts_with('-') => guests::build_into(Path::new(folder)),
+        _ => {
+            eprintln!("usage: build-guests [--samples] FOLDER");
+            return ExitCode::from(2);
+        }
     };
-    match testkit::guests::build_into(Path::new(folder)) {
+    match built {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("build-guests: {error:#}");

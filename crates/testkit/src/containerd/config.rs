@@ -61,7 +61,9 @@ pub(super) fn write(version: Version, logging: Logging, service: Service<'_>, di
     };
     let pods = match service {
         Service::Tasks => String::new(),
-        Service::Pods { shim, operator_file, pull } => pods::config(version.form(), shim, operator_file, pull, dir)?,
+        Service::Pods { shim, operator_file, pull, others } => {
+            pods::config(version.form(), shim, operator_file, pull, dir)? + &pods::handlers(version.form(), others)
+        }
     };
     fs::write(dir.join("config.toml"), config + &sockets + &pods)?;
     // The shim's default, which a Go program exceeds where the processor is emulated.

@@ -58,6 +58,18 @@ pub(super) fn config(form: Form, shim: &Path, operator_file: OperatorFile, pull:
     ))
 }
 
+/// Further runtimes, which have no settings.
+pub(super) fn handlers(form: Form, others: &[(&str, &Path)]) -> String {
+    let plugin = match form {
+        Form::One => "io.containerd.grpc.v1.cri",
+        Form::Two => "io.containerd.cri.v1.runtime",
+    };
+    let of = |(name, shim): &(&str, &Path)| {
+        format!("[plugins.{plugin:?}.containerd.runtimes.{name}]\nruntime_type = {shim:?}\n")
+    };
+    others.iter().map(of).collect()
+}
+
 /// A pair of devices for each pod, in a range for each containerd: those of tests run side by side.
 fn network(dir: &Path) -> String {
     const RANGES: u32 = 16 * 256;

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,9 +21,14 @@ pub(crate) struct Client {
 impl Client {
     /// Connects as soon as somebody listens.
     pub(crate) fn connect(port: u16, patience: Duration) -> Result<Client> {
+        Client::connect_to(IpAddr::from([127, 0, 0, 1]), port, patience)
+    }
+
+    /// As [`Client::connect`], to somebody else than this machine.
+    pub(crate) fn connect_to(address: IpAddr, port: u16, patience: Duration) -> Result<Client> {
         let deadline = Instant::now() + patience;
         loop {
-            match TcpStream::connect(("127.0.0.1", port)) {
+            match TcpStream::connect((address, port)) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
                     stream.set_read_timeout(Some(PATIENCE))?;
@@ -32,7 +37,7 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused && Instant::now() < deadline => {
                     thread::sleep(PAUSE);
                 }
-                Err(error) => return Err(error).with_context(|| format!("nobody listens on port {port}")),
+                Err(error) => return Err(error).with_context(|| format!("nobody listens on {address}, port {port}")),
             }
         }
     }

@@ -27,6 +27,8 @@ mod load;
 mod memory;
 mod neighbours;
 mod output;
+mod pod;
+mod pods;
 mod python;
 mod report;
 mod service;
@@ -94,7 +96,7 @@ fn measured(shims: &Shims, word: &str) -> Result<(Report, Result<()>)> {
     let mut contenders = contender::all(&bed)?;
     contenders.retain(|contender| contender::wanted(contender.name));
     let mut rows = Vec::new();
-    let stages: [(&str, Stage<'_>); 11] = [
+    let stages: [(&str, Stage<'_>); 12] = [
         ("steps of a hello", &|| latency::steps(&bed, &contenders)),
         ("the kernel's part of a hello", &|| kernel::parts(&bed)),
         ("tasks in flight", &|| latency::throughput(&bed, &contenders)),
@@ -106,6 +108,7 @@ fn measured(shims: &Shims, word: &str) -> Result<(Report, Result<()>)> {
         ("idle http containers", &|| http::idle(&bed)),
         ("http beside bad neighbours", &|| neighbours::beside(&bed)),
         ("interruption of a busy guest", &|| interruption::costs(&bed)),
+        ("pods over CRI", &|| pods::over_cri(shims)),
     ];
     for (name, stage) in stages.into_iter().filter(|(name, _)| name.contains(word)) {
         let started = Instant::now();

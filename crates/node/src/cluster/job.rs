@@ -1,0 +1,151 @@
+//! The job that cleans one node: the installer's own pod, pinned to the node, told to uninstall, without a token.
+
+use super::{Cluster, ClusterError, LOOK};
+use crate::host::sha256;
+use serde_json::{Value, json};
+use std::thread;
+
+/// Seconds for one node: containerd restarts, and CRI answers.
+const DEADLINE_S: u32 = 300;
+/// What a node's own uninstall must not be told: it speaks to no API server.
+const NOT_FOR_JOBS: [&str; 5] =
+    ["WASM_NODE_NODE", "WASM_NODE_LEASE", "WASM_NODE_STAY", "WASM_NODE_OPERATOR_CONFIG", "WASM_NODE_DAEMONSET"];
+
+impl Cluster<'_> {
+    /// Runs the job to its end, and removes it.
+    pub(super) fn clean(&self, node: &str, template: &Value) -> Result<(), ClusterError> {
+        let name = format!("{}-clean-{}", self.release, &sha256(node.as_bytes())[..10]);
+        let folder = format!("/apis/batch/v1/namespaces/{}/jobs", self.namespace);
+        let path = format!("{folder}/{name}");
+        // One of a run that was cut short.
+        self.remove(&path)?;
+        self.progress.doing("clean", &format!("node {node}"));
+        self.api.post(&folder, &job(&name, self.namespace, node, template))?;
+        let ended = loop {
+            let Some(job) = self.api.get(&path)? else {
+                return Err(ClusterError::Job { node: node.to_owned(), why: "its job was deleted".to_owned() });
+            };
+            let conditions = job["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let is = |kind: &str| conditions.iter().find(|one| one["type"] == kind && one["status"] == "True").cloned();
+            match (is("Complete"), is("Failed")) {
+                (Some(_), _) => break Ok(()),
+                (_, Some(failed)) => break Err(failed["message"].as_str().unwrap_or("its job failed").to_owned()),
+                _ if self.api.get(&format!("/api/v1/nodes/{node}"))?.is_none() => {
+                    self.progress.warn("clean", &format!("node {node} was deleted meanwhile"));
+                    break Ok(());
+                }
+                _ => thread::sleep(LOOK),
+            }
+        };
+        let why = match ended {
+            Ok(()) => None,
+            Err(message) => Some(self.last_words(&name)?.unwrap_or(message)),
+        };
+        self.remove(&path)?;
+        match why {
+            None => {
+                self.progress.done("clean", &format!("node {node}"));
+                Ok(())
+            }
+            Some(why) => Err(ClusterError::Job { node: node.to_owned(), why }),
+        }
+    }
+
+    /// What the pod of the job said last.
+    fn last_words(&self, job: &str) -> Result<Option<String>, ClusterError> {
+        let selector = format!("/api/v1/namespaces/{}/pods?labelSelector=job-name%3D{job}", self.namespace);
+        let pods = self.api.get(&selector)?.unwrap_or_default();
+        let message = &pods["items"][0]["status"]["containerStatuses"][0]["state"]["terminated"]["message"];
+        Ok(message.as_str().and_then(|text| text.trim().lines().last()).map(str::to_owned))
+    }
+
+    fn remove(&self, path: &str) -> Result<(), ClusterError> {
+        self.api.delete(path)?;
+        while self.api.get(path)?.is_some() {
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+}
+
+fn job(name: &str, namespace: &str, node: &str, template: &Value) -> Value {
+    let mut pod = template["spec"].clone();
+    for key in ["nodeSelector", "affinity", "serviceAccountName", "serviceAccount", "priority"] {
+        pod.as_object_mut().map(|pod| pod.remove(key));
+    }
+    pod["nodeName"] = json!(node);
+    pod["automountServiceAccountToken"] = json!(false);
+    pod["restartPolicy"] = json!("Never");
+    pod["tolerations"] = json!([{ "operator": "Exists" }]);
+    let volumes = pod["volumes"].as_array().cloned().unwrap_or_default();
+    let is_of_node = |volume: &Value| !volume["hostPath"].is_null();
+    let volumes: Vec<Value> = volumes.into_iter().filter(is_of_node).collect();
+    let kept = |mount: &Value| volumes.iter().any(|volume| volume["name"] == mount["name"]);
+    let container = &mut pod["containers"][0];
+    let environment = container["env"].as_array().cloned().unwrap_or_default();
+    let environment = environment.into_iter().filter(|entry| !NOT_FOR_JOBS.iter().any(|name| entry["name"] == *name));
+    container["env"] = environment.collect();
+    let mounts: Vec<Value> =
+        container["volumeMounts"].as_array().into_iter().flatten().filter(|mount| kept(mount)).cloned().collect();
+    container["volumeMounts"] = json!(mounts);
+    container["args"] = json!(["uninstall"]);
+    for probe in ["readinessProbe", "livenessProbe", "startupProbe"] {
+        container.as_object_mut().map(|container| container.remove(probe));
+    }
+    pod["volumes"] = json!(volumes);
+    json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": { "name": name, "namespace": namespace },
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": DEADLINE_S,
+            "template": { "metadata": { "labels": { "app.kubernetes.io/component": "clean" } }, "spec": pod },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_the_installer_without_a_token() {
+        let template = json!({ "spec": {
+            "serviceAccountName": "x",
+            "automountServiceAccountToken": true,
+            "nodeSelector": { "kubernetes.io/os": "none" },
+            "containers": [{
+                "name": "installer",
+                "args": ["install", "--stay"],
+                "readinessProbe": {},
+                "env": [
+                    { "name": "WASM_NODE_NODE", "valueFrom": {} },
+                    { "name": "WASM_NODE_HOST_ROOT", "value": "/host" },
+                ],
+                "volumeMounts": [
+                    { "name": "install", "mountPath": "/host/opt/wasm" },
+                    { "name": "operator-config", "mountPath": "/operator" },
+                ],
+                "securityContext": { "capabilities": { "drop": ["ALL"] } },
+            }],
+            "volumes": [
+                { "name": "install", "hostPath": { "path": "/opt/wasm" } },
+                { "name": "operator-config", "configMap": { "name": "x" } },
+            ],
+        }});
+        let job = job("clean-1", "ns", "worker", &template);
+        let pod = &job["spec"]["template"]["spec"];
+        assert_eq!(pod["nodeName"], "worker");
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        assert!(pod["serviceAccountName"].is_null() && pod["nodeSelector"].is_null(), "{pod}");
+        let container = &pod["containers"][0];
+        assert_eq!(container["args"], json!(["uninstall"]));
+        assert_eq!(container["env"], json!([{ "name": "WASM_NODE_HOST_ROOT", "value": "/host" }]));
+        assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+        let mounts: Vec<_> =
+            container["volumeMounts"].as_array().unwrap().iter().map(|mount| &mount["mountPath"]).collect();
+        assert_eq!(mounts, ["/host/opt/wasm"]);
+        assert!(container["readinessProbe"].is_null());
+    }
+}

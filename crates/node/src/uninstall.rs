@@ -1,0 +1,110 @@
+//! Uninstalling from one node: only what is ours goes, in the reverse order of installing.
+
+use crate::config::{RUNTIME, without};
+use crate::containerd::Containerd;
+use crate::cri::{Cri, Sandbox};
+use crate::host::{Mode, sha256};
+use crate::site::{CACHE, Fault, OPERATOR_CONFIG, Refusal, Site};
+use crate::state::State;
+use std::path::Path;
+
+/// What becomes of Wasm pods that run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pods {
+    /// They keep the runtime.
+    Refuse,
+    /// They are stopped.
+    Drain,
+}
+
+/// Takes everything away, or refuses while pods use it.
+pub(crate) fn uninstall(site: &Site, pods: Pods) -> Result<(), Fault> {
+    let lock = site.host.lock(&site.places.lock())?;
+    let state = site.state()?;
+    let found = site.found(&state)?;
+    let cri = Cri::of(&found.containerd);
+    let sandboxes = cri.sandboxes()?;
+    let running: Vec<Sandbox> = sandboxes.iter().filter(|sandbox| sandbox.is_ready).cloned().collect();
+    if pods == Pods::Refuse && !running.is_empty() {
+        return Err(Fault::Refused(Refusal::Pods(running)));
+    }
+    site.say(None)?;
+    for sandbox in sandboxes {
+        // Those that have ended are there for their logs only, which the kubelet keeps.
+        site.progress.doing("drain", &format!("the sandbox of pod {} is removed", sandbox.pod));
+        cri.remove(&sandbox.id)?;
+    }
+    let edited = undo_edit(site, &state)?;
+    if edited || cri.served().is_ok() && state.edit.is_some() {
+        let containerd = site.restart()?;
+        still_served(site, &containerd, &state);
+    }
+    for path in
+        found.files.defining().into_iter().filter(|path| state.edit.as_ref().is_none_or(|edit| edit.file != **path))
+    {
+        let said =
+            format!("{} defines the runtime `{RUNTIME}` too, and wasm-node did not write it: it stays", path.display());
+        site.progress.warn("config", &said);
+    }
+    files(site, &state)?;
+    // The lock's file goes with the directory.
+    site.host.remove_all(&site.places.dir)?;
+    drop(lock);
+    let operator = Path::new(OPERATOR_CONFIG).parent().unwrap_or(Path::new(OPERATOR_CONFIG));
+    site.systemd.sweep(Path::new(CACHE), &[&site.node.install_dir, operator])?;
+    site.progress.done("uninstall", "nothing of wasm-node is left on this node");
+    Ok(())
+}
+
+/// Whether the configuration was changed.
+fn undo_edit(site: &Site, state: &State) -> Result<bool, Fault> {
+    let Some(edit) = &state.edit else { return Ok(false) };
+    let Some(now) = site.host.read(&edit.file)? else { return Ok(false) };
+    let hash = sha256(&now);
+    if edit.before.as_deref() == Some(hash.as_str()) {
+        return Ok(false);
+    }
+    let original = site.places.original(&site.host, edit)?;
+    if hash == edit.after && (original.is_some() || edit.before.is_none()) {
+        match original {
+            Some(original) => site.host.write(&edit.file, &original, Mode::Text)?,
+            None => site.host.remove(&edit.file)?,
+        }
+        site.progress.done("config", &format!("{} is byte for byte as it was", edit.file.display()));
+        return Ok(true);
+    }
+    // Somebody else has edited it since, or the backup is gone: all but our table stays.
+    match without(&String::from_utf8_lossy(&now), &edit.file, &edit.runtimes)? {
+        Some(text) => site.host.write(&edit.file, text.as_bytes(), Mode::Text)?,
+        None => site.host.remove(&edit.file)?,
+    }
+    site.progress.done("config", &format!("the runtime is out of {}; edits of others stay", edit.file.display()));
+    Ok(true)
+}
+
+fn still_served(site: &Site, containerd: &Containerd, state: &State) {
+    if Cri::of(containerd).served().is_ok() {
+        let edited = state.edit.as_ref().map(|edit| edit.file.display().to_string()).unwrap_or_default();
+        let said = format!("containerd still serves `{RUNTIME}`, which is not in {edited}: another file defines it");
+        site.progress.warn("config", &said);
+    }
+}
+
+fn files(site: &Site, state: &State) -> Result<(), Fault> {
+    let operator = Path::new(OPERATOR_CONFIG);
+    if let Some(ours) = &state.operator_config {
+        match site.host.read(operator)? {
+            Some(text) if sha256(&text) != *ours => {
+                site.progress.warn("files", &format!("{OPERATOR_CONFIG} was edited by others: it stays"));
+            }
+            _ => site.host.remove(operator)?,
+        }
+    }
+    let shim = site.shim();
+    site.host.remove(&shim)?;
+    if let Some(bin) = shim.parent() {
+        site.host.remove_if_empty(bin);
+    }
+    site.progress.done("files", "the shim and its settings are removed");
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! The kit on the cluster: its images, the chart's release, and how each node stands.
+
+use crate::cluster::{APPS, Cluster, KIT, until};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::fs;
+use testkit::image::Rootfs;
+use testkit::{Image, checkout, guests};
+
+/// The release.
+pub(crate) const RELEASE: &str = "wasm";
+/// The DaemonSet.
+pub(crate) const INSTALLER: &str = "containerd-shim-wasm";
+/// Where the images would be pulled from; they are loaded.
+pub(crate) const REGISTRY: &str = "e2e.test/wasm";
+/// The image of all guests.
+pub(crate) const GUESTS: &str = "e2e.test/guests:1";
+pub(crate) const BUSYBOX: &str = "e2e.test/busybox:1";
+/// The node's label.
+pub(crate) const LABEL: &str = "io.containerd.wasm.v1/node";
+const CONFIG: &str = "/etc/containerd/config.toml";
+
+/// Puts the images on the nodes, and makes the namespaces.
+pub(crate) fn prepare(cluster: &Cluster) -> Result<()> {
+    cluster.load(&installer(cluster, env!("CARGO_PKG_VERSION"), "")?)?;
+    let mut rootfs = Rootfs::new().file("http.wasm", &guests::rust("http_service")?);
+    for guest in
+        ["p1_hello.wat", "p1_exit.c", "p1_file.c", "p1_grow.c", "p1_show.c", "p1_sleep.wat", "p1_spin.wat", "p1_tick.c"]
+    {
+        let stem = guest.trim_start_matches("p1_").split('.').next().unwrap_or(guest);
+        rootfs = rootfs.file(&format!("{stem}.wasm"), &guests::module(guest)?);
+    }
+    cluster.load(&Image::new(GUESTS).rootfs(rootfs).entrypoint(["/http.wasm"]))?;
+    let busybox = fs::read("/bin/busybox").context("read busybox-static")?;
+    let mut rootfs = Rootfs::new().directory("bin").file("bin/busybox", &busybox).directory("tmp").mode(0o1777);
+    for applet in ["cat", "echo", "ls", "nc", "sh", "sleep", "true", "wget"] {
+        rootfs = rootfs.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    cluster.load(&Image::new(BUSYBOX).rootfs(rootfs).entrypoint(["/bin/sh"]))?;
+    let namespace = |name: &str, level: &str| {
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": {
+            "name": name, "labels": { "pod-security.kubernetes.io/enforce": level },
+        }})
+    };
+    cluster.apply(&[namespace(KIT, "privileged"), namespace(APPS, "restricted")])?;
+    // A cluster that was kept has another build's, under the same name.
+    cluster.kubectl(&["delete", "pods", "-n", KIT, "-l", "app.kubernetes.io/component=installer"]).map(drop)
+}
+
+/// Takes away what a row that failed has left: its workloads, and an uninstall that was refused.
+pub(crate) fn tidy(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl(&["delete", "deployments,jobs,pods,services", "-n", APPS, "--all"])?;
+    let releases = cluster.helm(&["list", "-n", KIT, "--uninstalling", "-q"])?;
+    if releases.lines().any(|release| release == RELEASE) {
+        cluster.helm(&["uninstall", RELEASE, "-n", KIT, "--timeout", "300s"])?;
+    }
+    Ok(())
+}
+
+/// The installer of a version; `more` is added to the shim, which does not look at its end.
+pub(crate) fn installer(cluster: &Cluster, version: &str, more: &str) -> Result<Image> {
+    let shim = [cluster.program("containerd-shim-wasm-v1")?, more.as_bytes().to_vec()].concat();
+    let verify = wat::parse_file(checkout::of_crate("testkit").join("../../images/node/verify.wat"))?;
+    let rootfs = Rootfs::new()
+        .file("wasm-node", &cluster.program("wasm-node")?)
+        .file("containerd-shim-wasm-v1", &shim)
+        .file("verify.wasm", &verify);
+    Ok(Image::new(&format!("{REGISTRY}/containerd-shim-wasm-node:{version}")).rootfs(rootfs).entrypoint(["/wasm-node"]))
+}
+
+/// Installs or upgrades the release with these values.
+pub(crate) fn install(cluster: &Cluster, values: &[&str]) -> Result<()> {
+    let chart = checkout::of_crate("testkit").join("../../charts/containerd-shim-wasm").display().to_string();
+    let registry = format!("image.registry={REGISTRY}");
+    let mut args = vec!["upgrade", "--install", RELEASE, &chart, "-n", KIT, "--set", &registry];
+    values.iter().for_each(|value| args.extend(["--set", value]));
+    cluster.helm(&args).map(drop)
+}
+
+/// The release as a user has it, on both workers, verified.
+pub(crate) fn installed(cluster: &Cluster) -> Result<()> {
+    install(cluster, &[])?;
+    cluster.workers().iter().try_for_each(|node| stands(cluster, node, Some("verified")))?;
+    until("the installers are ready", || {
+        let daemons = cluster.get(&["daemonset", INSTALLER, "-n", KIT])?;
+        let status = &daemons["status"];
+        let is_ready = status["numberReady"] == 2 && status["updatedNumberScheduled"] == 2;
+        Ok(is_ready.then_some(()))
+    })
+}
+
+/// Waits until the node's label says so.
+pub(crate) fn stands(cluster: &Cluster, node: &str, standing: Option<&str>) -> Result<()> {
+    until(&format!("node {node} is {standing:?}"), || {
+        Ok((standing_of(cluster, node)?.as_deref() == standing).then_some(()))
+    })
+}
+
+pub(crate) fn standing_of(cluster: &Cluster, node: &str) -> Result<Option<String>> {
+    Ok(cluster.get(&["node", node])?["metadata"]["labels"][LABEL].as_str().map(str::to_owned))
+}
+
+/// The installer's pod on a node.
+pub(crate) fn pod_on(cluster: &Cluster, node: &str) -> Result<Option<Value>> {
+    let field = format!("spec.nodeName={node}");
+    let pods =
+        cluster.get(&["pods", "-n", KIT, "-l", "app.kubernetes.io/component=installer", "--field-selector", &field])?;
+    Ok(pods["items"].as_array().and_then(|pods| pods.first().cloned()))
+}
+
+/// What the installer on the node said, with times.
+pub(crate) fn log_of(cluster: &Cluster, node: &str) -> Result<String> {
+    let pod = pod_on(cluster, node)?.with_context(|| format!("no installer on {node}"))?;
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    cluster.kubectl(&["logs", "-n", KIT, name, "--timestamps"])
+}
+
+/// Waits for a warning about the node that has this text.
+pub(crate) fn warned(cluster: &Cluster, node: &str, text: &str) -> Result<()> {
+    until(&format!("an event of {node} that says {text:?}"), || {
+        let events = cluster.get(&["events", "-n", "default"])?;
+        let said = events["items"].as_array().into_iter().flatten().any(|event| {
+            event["involvedObject"]["name"] == node
+                && event["message"].as_str().is_some_and(|message| message.contains(text))
+        });
+        Ok(said.then_some(()))
+    })
+}
+
+/// containerd's configuration on the node, by its hash.
+pub(crate) fn config_hash(cluster: &Cluster, node: &str) -> Result<String> {
+    cluster.on(
+        node,
+        &format!("cat $(find /etc/containerd -type f | sort) | sha256sum; ls -R /etc/containerd; test -s {CONFIG}"),
+    )
+}
+
+/// When containerd was started, as systemd says it; it changes with every start.
+pub(crate) fn started(cluster: &Cluster, node: &str) -> Result<String> {
+    cluster.on(node, "systemctl show containerd -p ExecMainStartTimestampMonotonic -p NRestarts")
+}
+
+/// How often containerd was started since the node is up, by its own first line.
+pub(crate) fn starts(cluster: &Cluster, node: &str) -> Result<usize> {
+    let log = cluster.on(node, "journalctl -u containerd -o cat --no-pager | grep -c 'starting containerd' || true")?;
+    Ok(log.trim().parse()?)
+}
+
+/// Fails if the node has anything of ours.
+pub(crate) fn nothing_on(cluster: &Cluster, node: &str) -> Result<()> {
+    let left = cluster.on(
+        node,
+        "ls -d /opt/wasm /etc/containerd-shim-wasm/* /var/lib/containerd-shim-wasm/* /run/containerd/s/*wasm* 2>/dev/null; \
+         grep -rl containerd-shim-wasm /etc/containerd; pgrep -a containerd-shim-wasm; \
+         find /sys/fs/cgroup -maxdepth 4 -name '*wasm-verify*'; ctr ns ls -q | grep wasm; true",
+    )?;
+    ensure!(left.trim().is_empty(), "left on {node}:\n{left}");
+    Ok(())
+}
