@@ -38,7 +38,7 @@ test: lint build ## Check format and lints, then run all tests, unit and on real
 	test/cri/tools.sh
 	test/cri/registry.sh
 	test/e2e/tools.sh --helm
-	cargo test --release --locked --workspace
+	cargo test --release --locked --workspace --no-fail-fast
 
 SECONDS ?= 60
 fuzz: ## Vary the inputs in crates/*/corpus for SECONDS (60) per target; what fails is kept there

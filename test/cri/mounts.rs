@@ -202,8 +202,7 @@ fn mounts_of_the_node_do_not_come_in_later(node: &Namespace) -> Result<()> {
         drop(later);
         let words =
             format!("mount at /data is private, not {named}: mounts that the node makes below it later do not appear");
-        let told = node.log().lines().any(|line| line.contains(&container.id) && line.contains(&words));
-        ensure!(told, "no word about {named}");
+        node.until_logged(&[&container.id, &words])?;
     }
     pod.remove()?;
     drop((before, outer));

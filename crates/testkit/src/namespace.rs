@@ -46,6 +46,14 @@ impl Namespace {
         self.containerd.log().split_off(self.log_start)
     }
 
+    /// A line of that log with all the parts. Containerd reads what a shim says from a fifo, so that the line comes a
+    /// moment after it was said, perhaps later than the answer to the call that it is about.
+    pub fn until_logged(&self, parts: &[&str]) -> Result<String> {
+        let has_all = |line: &&str| parts.iter().all(|part| line.contains(part));
+        let look = || Ok(self.log().lines().find(has_all).map(str::to_owned));
+        wait::until(&format!("a line of the log with {parts:?}"), look).with_context(|| self.log_tail())
+    }
+
     /// The end of that log.
     pub fn log_tail(&self) -> String {
         self.containerd.log_tail(self.log_start)

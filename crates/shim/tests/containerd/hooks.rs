@@ -195,10 +195,8 @@ fn later_failures_are_logged_only(node: &Namespace) -> Result<()> {
     let end = task.finish()?;
     ensure!(end.code == 0 && end.stdout == "hello from wasm\n", "{end:?}");
     ensure!(after.lines().len() == 2, "{:?}", after.lines());
-    let log = node.log();
     for kind in ["poststart", "poststop"] {
-        let words = format!("hook {kind} /bin/sh left with code 4: sorry");
-        ensure!(log.lines().any(|line| line.contains(&id) && line.contains(&words)), "no word about {kind}");
+        node.until_logged(&[&id, &format!("hook {kind} /bin/sh left with code 4: sorry")])?;
     }
     Ok(())
 }

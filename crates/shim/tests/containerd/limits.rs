@@ -99,10 +99,10 @@ fn what_the_node_cannot_keep_is_logged(node: &Namespace) -> Result<()> {
     // No kernel has pages of this size, and CRI sends a limit for each size that there is.
     let resources = json!({ "hugepageLimits": [{ "pageSize": "3MB", "limit": 0 }], "memory": { "swappiness": 1 } });
     let task = sleeping(node, resources)?;
-    let log = node.log();
-    let of_task = |words: &str| log.lines().any(|line| line.contains(&task.id) && line.contains(words));
-    ensure!(of_task("memory.swappiness is not applied"), "no word about swappiness");
-    ensure!(of_task("huge pages are not applied") || of_task("hugetlb.3MB"), "no word about huge pages");
+    node.until_logged(&[&task.id, "memory.swappiness is not applied"])?;
+    let words = ["huge pages are not applied", "hugetlb.3MB"];
+    let told = |line: &str| line.contains(&task.id) && words.iter().any(|words| line.contains(words));
+    wait::until("a word about huge pages", || Ok(node.log().lines().any(told).then_some(())))?;
     task.remove()
 }
 
@@ -234,9 +234,13 @@ fn an_oom_score_is_set_or_its_refusal_logged(node: &Namespace) -> Result<()> {
     for wanted in [500, -999] {
         let task = node.task(&image).spec(|spec| spec["process"]["oomScoreAdj"] = json!(wanted)).create()?;
         let has = fs::read_to_string(format!("/proc/{}/oom_score_adj", task.pid))?;
-        let words = format!("oom score adjustment {wanted} was refused");
-        let told = node.log().lines().any(|line| line.contains(&task.id) && line.contains(&words));
-        ensure!((has.trim() == wanted.to_string()) != told, "{wanted}: it is {has}, and the refusal was told: {told}");
+        let refusal = [&task.id, &format!("oom score adjustment {wanted} was refused") as &str];
+        if has.trim() == wanted.to_string() {
+            let told = node.log().lines().any(|line| refusal.iter().all(|part| line.contains(part)));
+            ensure!(!told, "{wanted} was set, and said to be refused");
+        } else {
+            node.until_logged(&refusal)?;
+        }
         task.remove()?;
     }
     Ok(())

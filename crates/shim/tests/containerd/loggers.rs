@@ -105,9 +105,7 @@ fn a_guest_outlives_its_logger(node: &Namespace) -> Result<()> {
     let id = run.id().to_owned();
     run.output()?;
     // More than a pipe holds: the guest saw an error, and was neither killed nor left to wait for a reader.
-    let log = node.log();
-    let ended = |line: &&str| line.contains("the container ended") && line.contains(&id);
-    let line = log.lines().find(ended).unwrap_or_default();
+    let line = node.until_logged(&["the container ended", &id])?;
     ensure!(line.contains("code=2"), "{line}");
     node.until_nothing_remains()
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use std::fs;
 use testkit::task::Finished;
-use testkit::{Image, Namespace, cases, guests};
+use testkit::{Image, Namespace, cases, guests, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::memory::a_refused_growth_and_a_trap_are_out_of_memory,
@@ -62,11 +62,11 @@ fn a_refused_growth_that_is_coped_with_is_none(node: &Namespace) -> Result<()> {
         ensure!(end.code == 0 && end.stderr.is_empty() && message.is_empty(), "{end:?} {message}");
         ensure!(events == ["create", "start", "exit", "delete"], "{events:?}");
     }
-    let log = node.log();
     // By a limit that no other case has: the log is the node's.
     let refusal = |line: &&str| line.contains("growth of the guest's memory was refused") && line.contains("70778880");
-    let refusals = log.lines().filter(refusal).count();
-    ensure!(refusals == 2, "{refusals} lines about a refusal in two containers");
+    let refusals = || node.log().lines().filter(refusal).count();
+    wait::until("a line about the refusal in each of two containers", || Ok((refusals() >= 2).then_some(())))?;
+    ensure!(refusals() == 2, "{} lines about a refusal in two containers", refusals());
     Ok(())
 }
 

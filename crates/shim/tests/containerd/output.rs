@@ -149,10 +149,11 @@ fn files_take_the_output(node: &Namespace) -> Result<()> {
     let log = node.directory("log")?.join("made/by/the/shim.log");
     let uri = format!("file://{}", log.display());
     for (guest, code) in [("p1_stderr.wat", 0), ("p1_trap.wat", 134)] {
-        let output = node.run(&image_of(node, guest)?).flags(["--log-uri", &uri]).output()?;
+        let run = node.run(&image_of(node, guest)?).flags(["--log-uri", &uri]);
+        let id = run.id().to_owned();
+        let output = run.output()?;
         ensure!(output.text().is_empty(), "{output}");
-        let ended = format!("code={code}");
-        ensure!(node.log().contains(&ended), "no {ended}: {output}");
+        node.until_logged(&[&id, &format!("code={code}")])?;
     }
     let text = fs::read_to_string(&log)?;
     let expected = "to stdout\nto stderr\nbefore the trap\nwasm trap: ";
@@ -200,10 +201,12 @@ fn a_trap_is_explained(node: &Namespace) -> Result<()> {
             run.annotation("io.kubernetes.container.terminationMessagePath", "/dev/termination-log").expect(134)?;
         ensure!(output.text() == "before the trap\n", "{output}");
         let message = fs::read_to_string(&file)?;
-        for place in [output.errors(), message, node.log()] {
-            for part in ["unreachable", "deepest_of_all", "open_ledger", "serve_customer"] {
-                ensure!(place.contains(part), "{part} is not in: {place}");
-            }
+        let parts = ["unreachable", "deepest_of_all", "open_ledger", "serve_customer"];
+        for place in [output.errors(), message] {
+            ensure!(parts.iter().all(|part| place.contains(part)), "one of {parts:?} is not in: {place}");
+        }
+        for part in parts {
+            node.until_logged(&[part])?;
         }
     }
     Ok(())
@@ -218,7 +221,7 @@ fn a_fifo_for_the_termination_message_stops_nobody(node: &Namespace) -> Result<(
     task.start()?;
     let end = task.finish()?;
     ensure!(end.code == 134 && end.stderr.contains("deepest_of_all"), "{end:?}");
-    ensure!(node.log().contains("the termination file takes no reason"), "{}", node.log_tail());
+    node.until_logged(&["the termination file takes no reason"])?;
     Ok(())
 }
 
@@ -243,7 +246,7 @@ fn a_message_goes_where_the_container_may_write(node: &Namespace) -> Result<()> 
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
     let user = |spec: &mut Value| spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
     trapped(node.task(&image).bind(&file, place, &["rbind", "rw"]).spec(user))?;
-    ensure!(node.log().contains("the container's user may not write it"), "{}", node.log_tail());
+    node.until_logged(&["the container's user may not write it"])?;
     // What lies at the path later is another file.
     let task = node.task(&image).bind(&logs.join("end"), place, &["rbind", "rw"]).create()?;
     fs::rename(&logs, dir.join("aside"))?;

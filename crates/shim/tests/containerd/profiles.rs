@@ -272,8 +272,6 @@ fn a_kernel_without_apparmor_is_warned_of(node: &Namespace) -> Result<()> {
     task.start()?;
     let end = task.finish()?;
     ensure!(end.code == 0, "{end:?}");
-    let log = node.log();
-    let warning = "process.apparmorProfile cri-containerd.apparmor.d: the node's kernel has no apparmor";
-    ensure!(log.contains(warning), "{log}");
+    node.until_logged(&["process.apparmorProfile cri-containerd.apparmor.d: the node's kernel has no apparmor"])?;
     Ok(())
 }
