@@ -9,7 +9,7 @@ PREFIX ?= /usr/local
 VERSION ?= $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo images test test-churn test-vm test-kind critest fuzz bench bench-check bench-density bench-build lint install deps clean
+.PHONY: help build demo images test test-churn test-vm test-kind critest fuzz bench bench-check bench-kind bench-density bench-build lint install deps clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -25,12 +25,13 @@ demo: build ## Run sample images on a private containerd: output, exit code, vol
 	test/demo.sh $(SHIM)
 
 REGISTRY ?= registry.example.com/wasm
-# With docker and its buildx: from the Dockerfiles in images/, into docker, or with PUSH=1 to REGISTRY (several PLATFORMS at once).
-# Without: as target/images/NAME.tar by the project's own image-tar, for `ctr images import` and `kind load image-archive`.
-images: build ## Build the images of the installer and the samples as REGISTRY/NAME:VERSION; PUSH=1 pushes them (root)
+# As target/images/NAME.tar, for `ctr images import`, `docker load` and `kind load image-archive`: by docker with its buildx from the
+# Dockerfiles in images/, without them by the project's own image-tar. With PUSH=1 to REGISTRY, several PLATFORMS at once.
+IMAGES ?=
+images: build ## Build the installer's image and the samples' (IMAGES: these) as REGISTRY/NAME:VERSION; PUSH=1 pushes them (root)
 	@test/deps.sh test
 	@test/wasm-rust.sh >/dev/null
-	REGISTRY=$(REGISTRY) VERSION=$(VERSION) images/build.sh $(TARGET_DIR)
+	REGISTRY=$(REGISTRY) VERSION=$(VERSION) images/build.sh $(TARGET_DIR) $(IMAGES)
 
 test: lint build ## Check format and lints, then run all tests, unit and on real containerds (root)
 	test/containerd.sh
@@ -80,6 +81,12 @@ bench: bench-build ## Measure beside runc, crun, a peer, wasmtime and the floor;
 
 bench-check: bench-build ## Measure again, and name what fell behind test/bench/results.json by more than 15 %
 	$(TARGET_DIR)/bench check test/bench/results.json
+
+# Not in CI. The cluster is made for it, and taken down.
+bench-kind: bench-build ## Start 80 pods at once on a cluster of kind, beside runc, a peer and the floor; writes test/bench/kind.json (root)
+	@test/deps.sh kind
+	test/wasm-rust.sh
+	test/e2e/run.sh $(TARGET_DIR)/bench kind test/bench/kind.json
 
 DENSITY ?= 1000
 DENSITY_HTTP ?= 200

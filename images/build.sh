@@ -10,8 +10,8 @@
 #   PUSH       if set, they are pushed, and named by digest; needs buildx
 #   PLATFORMS  what they are for, where buildx builds them (default: this machine's). For another architecture's installer
 #              OUT/node/ARCHITECTURE has to hold its two binaries.
-# With docker and its buildx, they are built from their Dockerfiles and loaded into docker (or pushed). Without, the project's own
-# image-tar writes each as OUT/NAME.tar, for `ctr images import` and `kind load image-archive`: the same files in one layer.
+# With docker and its buildx, they are built from their Dockerfiles; without, by the project's own image-tar: the same files in one
+# layer. Each is OUT/NAME.tar then, for `ctr images import`, `docker load` and `kind load image-archive`, or pushed.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -41,20 +41,26 @@ elif [ -n "${PUSH:-}" ]; then
 fi
 
 mkdir -p "$out/node/$architecture"
-(cd "$here/.." && "$binaries/build-guests" --samples "$out")
+for name in "$@"; do
+	[ -f "$here/$name/Dockerfile" ] || fail "there is no $here/$name/Dockerfile: expected node or a sample"
+done
+(cd "$here/.." && "$binaries/build-guests" --samples "$out" "$@")
 install -m 0755 "$binaries/wasm-node" "$binaries/containerd-shim-wasm-v1" "$out/node/$architecture/"
 
 for name in "$@"; do
-	[ -f "$here/$name/Dockerfile" ] || fail "there is no $here/$name/Dockerfile: expected node or a sample"
 	reference=$registry/$name:$version
 	[ "$name" != node ] || reference=$registry/containerd-shim-wasm-node:$version
 	if [ -n "$buildx" ]; then
-		to=--load
+		to=--output=type=docker,dest=$out/$name.tar
 		[ -z "${PUSH:-}" ] || to=--push
 		docker buildx build --quiet --platform "${PLATFORMS:-linux/$architecture}" --tag "$reference" --provenance=false "$to" \
 			--metadata-file "$out/$name.json" --file "$here/$name/Dockerfile" "$out/$name" >/dev/null
 		digest=$(sed -n 's/.*"containerimage.digest": *"\(sha256:[0-9a-f]*\)".*/\1/p' "$out/$name.json" | head -n 1)
-		say "$reference ${digest:+is $registry/$(basename "${reference%:*}")@$digest}"
+		if [ -n "${PUSH:-}" ]; then
+			say "$reference is pushed: $registry/$(basename "${reference%:*}")@$digest"
+		else
+			say "$reference is $out/$name.tar"
+		fi
 	elif [ "$name" = node ]; then
 		files=$(mktemp -d "$out/.node.XXXXXX")
 		cp "$out/node/$architecture/"* "$out/node/verify.wasm" "$files/"

@@ -2,14 +2,14 @@
 //! from a registry, and hold pods to their limits.
 
 use crate::Row;
-use crate::cluster::{APPS, Cluster, KIT, until};
-use crate::kit::{GUESTS, LABEL, RELEASE, install, installed, nothing_on, pod_on, stands, started, warned};
 use crate::rows;
 use crate::workloads::{ends, guest, is_ready, on_node, pod};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::process::Command;
 use std::{env, thread};
+use testkit::cluster::{APPS, Cluster, KIT, until};
+use testkit::kit::{GUESTS, LABEL, RELEASE, install, installed, nothing_on, pod_on, stands, started, warned};
 use testkit::registry::Registry;
 use testkit::{Image, checkout, guests};
 
@@ -244,12 +244,12 @@ fn uninstall_keeps_what_others_have_edited(cluster: &Cluster) -> Result<()> {
     installed(cluster)
 }
 
-/// A node that stands still, until this is dropped.
-struct Paused<'a>(&'a Cluster, &'a str);
+/// A node that is off, until this is dropped.
+struct Stopped<'a>(&'a Cluster, &'a str);
 
-impl Drop for Paused<'_> {
+impl Drop for Stopped<'_> {
     fn drop(&mut self) {
-        let _ = self.0.docker(&["unpause", self.1]);
+        let _ = self.0.docker(&["start", self.1]);
     }
 }
 
@@ -261,8 +261,8 @@ fn ready(cluster: &Cluster, node: &str, status: &str) -> Result<()> {
 fn uninstall_names_a_node_out_of_reach(cluster: &Cluster) -> Result<()> {
     installed(cluster)?;
     let [node, other] = cluster.workers();
-    cluster.docker(&["pause", &node])?;
-    let paused = Paused(cluster, &node);
+    let stopped = Stopped(cluster, &node);
+    cluster.docker(&["stop", &node])?;
     ready(cluster, &node, "Unknown")?;
     ensure!(uninstall(cluster).is_err(), "the uninstall went through");
     let log = cluster.kubectl(&["logs", "-n", KIT, "-l", "app.kubernetes.io/component=uninstaller", "--tail", "5"])?;
@@ -274,7 +274,7 @@ fn uninstall_names_a_node_out_of_reach(cluster: &Cluster) -> Result<()> {
     stands(cluster, &node, Some("pending"))?;
     cluster.kubectl(&["label", "node", &node, &format!("{LABEL}-")])?;
     uninstall(cluster)?;
-    drop(paused);
+    drop(stopped);
     ready(cluster, &node, "True")?;
     // It is as it was left, and a later install finds it so.
     cluster.on(&node, &format!("grep -q runtimes.wasm {CONFIG}"))?;

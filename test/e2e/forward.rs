@@ -1,11 +1,11 @@
 //! A port of a pod on this machine, as `kubectl port-forward` makes it.
 
-use crate::cluster::APPS;
 use anyhow::Result;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use testkit::cluster::APPS;
 
 /// `kubectl port-forward`, ended with this.
 pub(crate) struct Forward {

@@ -1,12 +1,12 @@
 //! Installers that are killed: by hand, on the nodes, after each line that they say; the next run goes on.
 
-use crate::cluster::{Cluster, KIT, until};
 use crate::failures::uninstall;
-use crate::kit::{LABEL, REGISTRY, nothing_on, stands};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use std::{fs, thread};
 use testkit::checkout;
+use testkit::cluster::{Cluster, KIT, until};
+use testkit::kit::{LABEL, REGISTRY, nothing_on, stands};
 
 const CONFIG: &str = "/etc/containerd/config.toml";
 

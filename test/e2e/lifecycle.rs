@@ -1,11 +1,7 @@
 //! What becomes of nodes: installed one at a time, refused, repaired, upgraded, cleaned.
 
 use crate::Row;
-use crate::cluster::{APPS, Cluster, KIT, until};
-use crate::kit::{
-    INSTALLER, LABEL, RELEASE, config_hash, install, installed, installer, log_of, nothing_on, pod_on, stands, started,
-    starts, warned,
-};
+use crate::load::Load;
 use crate::rows;
 use crate::workloads::{guest, pod};
 use anyhow::{Context, Result, ensure};
@@ -14,6 +10,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
+use testkit::cluster::{APPS, Cluster, KIT, until};
+use testkit::kit::{
+    INSTALLER, LABEL, RELEASE, config_hash, install, installed, installer, log_of, nothing_on, pod_on, stands, started,
+    starts, warned,
+};
 
 /// On nodes that have never had it.
 pub(crate) const BEFORE: &[Row] = rows![
@@ -37,6 +38,7 @@ pub(crate) const MEANWHILE: &[Row] = rows![
 pub(crate) const AFTER: &[Row] = rows![
     crate::lifecycle::uninstall_is_refused_while_pods_run,
     crate::lifecycle::uninstall_leaves_every_byte_as_it_was,
+    crate::readme::the_first_path_leads_to_an_answer,
     crate::lifecycle::pods_are_rejected_without_the_runtime_class,
 ];
 
@@ -182,12 +184,16 @@ fn a_new_version_goes_in_and_out_under_running_pods(cluster: &Cluster) -> Result
     let running = pod(
         "upgraded",
         json!([
-            { "name": "http", "image": crate::kit::GUESTS, "command": ["/http.wasm"] },
-            { "name": "again", "image": crate::kit::GUESTS, "command": ["/sleep.wasm"] },
+            { "name": "http", "image": testkit::kit::GUESTS, "command": ["/http.wasm"] },
+            { "name": "again", "image": testkit::kit::GUESTS, "command": ["/sleep.wasm"] },
         ]),
     );
-    cluster.apply(std::slice::from_ref(&running))?;
+    let loaded = pod("loaded", json!([{ "name": "http", "image": testkit::kit::GUESTS, "command": ["/http.wasm"] }]));
+    let service = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "loaded", "namespace": APPS },
+        "spec": { "selector": { "app": "loaded" }, "ports": [{ "port": 80, "targetPort": 8080 }] } });
+    cluster.apply(&[running.clone(), loaded.clone(), service.clone()])?;
     crate::workloads::is_ready(cluster, "upgraded")?;
+    let load = Load::start(cluster, "loaded")?;
     let before: Vec<String> = cluster.workers().iter().map(|node| started(cluster, node)).collect::<Result<_>>()?;
     for tag in [other, env!("CARGO_PKG_VERSION")] {
         install(cluster, &[&format!("image.tag={tag}")])?;
@@ -211,7 +217,8 @@ fn a_new_version_goes_in_and_out_under_running_pods(cluster: &Cluster) -> Result
     }
     let after: Vec<String> = cluster.workers().iter().map(|node| started(cluster, node)).collect::<Result<_>>()?;
     ensure!(before == after, "containerd was restarted for a new shim: {before:?} {after:?}");
-    cluster.delete(&[running])
+    load.stop("two upgrades of the shim")?;
+    cluster.delete(&[running, loaded, service])
 }
 
 fn a_configuration_that_breaks_is_taken_back(cluster: &Cluster) -> Result<()> {

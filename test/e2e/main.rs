@@ -1,20 +1,22 @@
 //! The kit end to end, on a real cluster of three nodes: `helm install`, pods, failures, upgrades, `helm uninstall`.
 //! The rows share the cluster and run in this order; each makes what it needs, and takes away what it made.
 
-mod cluster;
 mod failures;
 mod forward;
 mod killed;
-mod kit;
 mod lifecycle;
+mod load;
+mod nodes;
+mod readme;
 mod workloads;
 
 use anyhow::Result;
-use cluster::Cluster;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
+use testkit::cluster::Cluster;
+use testkit::kit;
 
 /// A row, by name.
 type Row = (&'static str, fn(&Cluster) -> Result<()>);
@@ -33,8 +35,8 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let bin = Path::new(env!("CARGO_BIN_EXE_wasm-node")).parent().expect("a program is in a folder").to_owned();
     let cluster: Arc<OnceLock<Result<Cluster, String>>> = Arc::default();
-    let rows: [&[Row]; 5] =
-        [lifecycle::BEFORE, workloads::ROWS, lifecycle::MEANWHILE, failures::FAILURES, lifecycle::AFTER];
+    let rows: [&[Row]; 6] =
+        [lifecycle::BEFORE, workloads::ROWS, lifecycle::MEANWHILE, nodes::NODES, failures::FAILURES, lifecycle::AFTER];
     let trials = rows.concat().into_iter().map(|(name, row)| {
         let (cluster, bin) = (Arc::clone(&cluster), bin.clone());
         Trial::test(name, move || {

@@ -1,14 +1,13 @@
 //! What application teams see: pods of the RuntimeClass `wasm`, under Pod Security `restricted`.
 
 use crate::Row;
-use crate::cluster::{APPS, Cluster, until};
 use crate::forward::Forward;
-use crate::kit::{BUSYBOX, GUESTS, installed, started};
+use crate::load::Load;
 use crate::rows;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use std::thread;
-use std::time::Duration;
+use testkit::cluster::{APPS, Cluster, until};
+use testkit::kit::{BUSYBOX, GUESTS, installed, started};
 
 pub(crate) const ROWS: &[Row] = rows![
     crate::workloads::a_service_with_sidecar_and_init_container,
@@ -322,33 +321,16 @@ fn a_rolling_update_fails_no_request(cluster: &Cluster) -> Result<()> {
     cluster.apply(&[template("one"), service.clone()])?;
     let rolled_out = || cluster.kubectl(&["rollout", "status", "deployment/web", "-n", APPS, "--timeout", "120s"]);
     rolled_out()?;
-    // One request after the other, each over a new connection, from a pod of runc, until it is told to stop.
-    let mut client = pod(
-        "client",
-        json!([{ "name": "client", "image": BUSYBOX, "command": ["/bin/sh", "-c",
-        "until wget -q -O - http://$WEB_SERVICE_HOST/ >/dev/null; do sleep 1; done; echo begun; ok=0; bad=0; \
-         while [ ! -e /tmp/stop ]; do if wget -q -O - http://$WEB_SERVICE_HOST/ >/dev/null; then ok=$((ok+1)); \
-         else bad=$((bad+1)); fi; done; echo done $ok $bad"] }]),
-    );
-    client["spec"].as_object_mut().context("a pod has a spec")?.remove("runtimeClassName");
-    client["spec"]["restartPolicy"] = json!("Never");
-    client["spec"]["volumes"] = json!([{ "name": "tmp", "emptyDir": {} }]);
-    client["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "tmp", "mountPath": "/tmp" }]);
-    cluster.apply(std::slice::from_ref(&client))?;
-    let log = || cluster.kubectl(&["logs", "-n", APPS, "client"]);
-    until("the client has begun", || Ok(log()?.contains("begun").then_some(())))?;
+    let load = Load::start(cluster, "web")?;
     cluster.apply(&[template("two")])?;
     rolled_out()?;
     // The last old pod may still be draining.
-    thread::sleep(Duration::from_secs(5));
-    cluster.kubectl(&["exec", "-n", APPS, "client", "--", "/bin/sh", "-c", "echo > /tmp/stop"])?;
-    let counts = until("the client tells its counts", || {
-        Ok(log()?.lines().find_map(|line| line.strip_prefix("done ").map(str::to_owned)))
+    until("the old pods are gone", || {
+        let pods = cluster.get(&["pods", "-n", APPS, "-l", "app=web"])?;
+        Ok((pods["items"].as_array().map_or(0, Vec::len) == 3).then_some(()))
     })?;
-    let counts: Vec<u64> = counts.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-    println!("      requests during the update: {} answered, {} failed", counts[0], counts[1]);
-    ensure!(counts[0] > 50 && counts[1] == 0, "{} requests were answered, {} failed", counts[0], counts[1]);
-    cluster.delete(&[template("two"), service, client])
+    load.stop("the update")?;
+    cluster.delete(&[template("two"), service])
 }
 
 fn containerd_restarts_under_pods(cluster: &Cluster) -> Result<()> {

@@ -115,8 +115,8 @@ pub fn build_into(target: &Path) -> Result<()> {
 }
 
 /// Builds the users' samples and the installer's program, each as `TARGET/NAME/app.wasm`.
-pub fn build_samples_into(target: &Path) -> Result<()> {
-    samples::build_into(target)
+pub fn build_samples_into(target: &Path, names: &[&str]) -> Result<()> {
+    samples::build_into(target, names)
 }
 
 /// What another machine has built, if this one has no toolchains.

@@ -19,6 +19,7 @@
 
 pub mod api;
 pub mod checkout;
+pub mod cluster;
 pub mod containerd;
 pub mod cri;
 pub mod disk;
@@ -27,6 +28,7 @@ pub mod floors;
 pub mod fuzz;
 pub mod guests;
 pub mod image;
+pub mod kit;
 pub mod leftovers;
 pub mod names;
 pub mod namespace;

@@ -1,4 +1,5 @@
-//! Waiting for something to become true, with a deadline. The only place of the tests that lets time pass.
+//! Waiting for something to become true, with a deadline. The only place of the tests that lets time
+//! pass, but for [`crate::cluster::until`].
 
 use anyhow::{Result, bail};
 use std::sync::LazyLock;

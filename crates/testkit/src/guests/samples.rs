@@ -21,14 +21,17 @@ pub fn sample(name: &str) -> Result<Vec<u8>> {
     program(name).with_context(|| format!("sample {name}"))
 }
 
-/// Builds all samples, and the installer's program, each as `TARGET/NAME/app.wasm`.
-pub(super) fn build_into(target: &Path) -> Result<()> {
+/// Builds these samples and the installer's program, or all, each as `TARGET/NAME/app.wasm`.
+pub(super) fn build_into(target: &Path, names: &[&str]) -> Result<()> {
     for entry in fs::read_dir(folder())? {
         let path = entry?.path();
         if !path.is_dir() {
             continue;
         }
         let name = path.file_name().context("a folder with a name")?.to_string_lossy().into_owned();
+        if !names.is_empty() && !names.contains(&name.as_str()) {
+            continue;
+        }
         let wasm = program(&name).with_context(|| format!("sample {name}"))?;
         let place = target.join(&name);
         fs::create_dir_all(&place).with_context(|| format!("create {}", place.display()))?;

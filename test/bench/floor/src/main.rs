@@ -1,5 +1,6 @@
 //! The floor of the benchmarks: a shim that answers every call at once and starts nothing. What it takes is what
-//! containerd takes with any shim: a process for `start`, one that serves, one for `delete`.
+//! containerd takes with any shim: a process for `start`, one that serves, one for `delete`. In a pod, it is what the kubelet
+//! and CRI take besides.
 //! It knows the newer form of bootstrapping only (containerd 2.3 and later), and no container.
 
 use anyhow::{Context, Result, bail};
@@ -14,14 +15,15 @@ use containerd_shim_protos::shim_async::{Task, create_task};
 use containerd_shim_protos::types::introspection::RuntimeInfo;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{EnumOrUnknown, Message, MessageField};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use ttrpc::r#async::transport::Listener;
 use ttrpc::asynchronous::{Server, TtrpcContext};
 
@@ -69,7 +71,7 @@ fn serve(listener: UnixListener, socket: PathBuf) -> Result<()> {
     runtime.block_on(async {
         let quit = Arc::new(Notify::new());
         let listener: Listener = tokio::net::UnixListener::from_std(listener)?.into();
-        let service = Arc::new(Floor { quit: quit.clone() });
+        let service = Arc::new(Floor { quit: quit.clone(), pod: Mutex::default() });
         let mut server = Server::new().add_listener(listener).register_service(create_task(service));
         server.start().await?;
         quit.notified().await;
@@ -81,14 +83,29 @@ fn serve(listener: UnixListener, socket: PathBuf) -> Result<()> {
 
 struct Floor {
     quit: Arc<Notify>,
+    /// Whether a task of a pod was killed.
+    pod: Mutex<HashMap<String, watch::Sender<bool>>>,
+}
+
+impl Floor {
+    fn killed(&self, id: &str) -> Option<watch::Receiver<bool>> {
+        Some(self.pod.lock().expect("nobody panics with the lock").get(id)?.subscribe())
+    }
 }
 
 type Reply<T> = ttrpc::Result<T>;
 
-/// Every task is this process, runs until somebody waits for it, and has ended well then.
+/// What CRI says about each container that it makes.
+const OF_CRI: &str = "io.kubernetes.cri.container-type";
+
+/// Every task is this process, and ends well: one of a pod when it is killed, another as soon as somebody waits for it.
 #[async_trait]
 impl Task for Floor {
-    async fn create(&self, _: &TtrpcContext, _: CreateTaskRequest) -> Reply<CreateTaskResponse> {
+    async fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> Reply<CreateTaskResponse> {
+        let spec = std::fs::read_to_string(Path::new(&request.bundle).join("config.json")).unwrap_or_default();
+        if spec.contains(OF_CRI) {
+            self.pod.lock().expect("nobody panics with the lock").insert(request.id, watch::Sender::new(false));
+        }
         Ok(CreateTaskResponse { pid: std::process::id(), ..CreateTaskResponse::default() })
     }
 
@@ -97,19 +114,28 @@ impl Task for Floor {
     }
 
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> Reply<StateResponse> {
-        let status = EnumOrUnknown::new(Status::RUNNING);
+        let has_ended = self.killed(&request.id).is_some_and(|killed| *killed.borrow());
+        let status = EnumOrUnknown::new(if has_ended { Status::STOPPED } else { Status::RUNNING });
         Ok(StateResponse { id: request.id, pid: std::process::id(), status, ..StateResponse::default() })
     }
 
-    async fn wait(&self, _: &TtrpcContext, _: WaitRequest) -> Reply<WaitResponse> {
+    async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> Reply<WaitResponse> {
+        if let Some(mut killed) = self.killed(&request.id) {
+            // It is gone with a delete, too.
+            let _ = killed.wait_for(|killed| *killed).await;
+        }
         Ok(WaitResponse { exited_at: MessageField::some(now()), ..WaitResponse::default() })
     }
 
-    async fn kill(&self, _: &TtrpcContext, _: KillRequest) -> Reply<Empty> {
+    async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> Reply<Empty> {
+        if let Some(killed) = self.pod.lock().expect("nobody panics with the lock").get(&request.id) {
+            killed.send_replace(true);
+        }
         Ok(Empty::new())
     }
 
-    async fn delete(&self, _: &TtrpcContext, _: DeleteRequest) -> Reply<DeleteResponse> {
+    async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Reply<DeleteResponse> {
+        self.pod.lock().expect("nobody panics with the lock").remove(&request.id);
         let exited_at = MessageField::some(now());
         Ok(DeleteResponse { pid: std::process::id(), exited_at, ..DeleteResponse::default() })
     }
@@ -120,7 +146,9 @@ impl Task for Floor {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Reply<Empty> {
-        self.quit.notify_one();
+        if self.pod.lock().expect("nobody panics with the lock").is_empty() {
+            self.quit.notify_one();
+        }
         Ok(Empty::new())
     }
 }

@@ -5,6 +5,7 @@
 //! | `bench run JSON SVG` | measures all contenders in turns, prints the table, writes both files |
 //! | `bench check JSON` | the same, and names what fell behind those results |
 //! | `bench part WORD` | the same for the parts whose name has the word, and writes nothing |
+//! | `bench kind JSON` | measures pods on a cluster of kind, prints the table, writes the file |
 //! | `bench density N M` | starts N sleeping containers of ours, then M services |
 //!
 //! `WASM_BENCH_WHO` names those that are measured, with commas between: one alone for a profile of it.
@@ -22,6 +23,7 @@ mod http;
 mod hybrid;
 mod interruption;
 mod kernel;
+mod kind;
 mod latency;
 mod load;
 mod memory;
@@ -49,7 +51,9 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let shims = shims()?;
-    hybrid::hide()?;
+    if words.first() != Some(&"kind") {
+        hybrid::hide()?;
+    }
     match words[..] {
         ["run", json, svg] => {
             let (report, left) = measured(&shims, "")?;
@@ -69,11 +73,16 @@ fn main() -> Result<()> {
             left
         }
         ["part", word] => measured(&shims, word)?.1,
+        ["kind", json] => {
+            let report = kind::measured(&shims)?;
+            println!("\n{}\n{}", report.table(), report.verdicts());
+            report.write(Path::new(json))
+        }
         ["density", sleeping, serving] => {
             let count = |word: &str| word.parse().context("a number of containers");
             density::run(&shims, Wanted { sleeping: count(sleeping)?, serving: count(serving)? })
         }
-        _ => bail!("expected: run JSON SVG | check JSON | part WORD | density N M"),
+        _ => bail!("expected: run JSON SVG | check JSON | part WORD | kind JSON | density N M"),
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::contender::{FLOOR, OURS, PEER};
 use crate::http::KEEPING_PEER;
 use crate::interruption::{FUELED, SIEVE};
+use crate::kind;
 use crate::neighbours;
 use crate::pods;
 use crate::statistics::{Better, Row};
@@ -30,7 +31,7 @@ struct Goal {
 }
 
 /// What is to be reached, each by itself.
-const GOALS: [Goal; 9] = [
+const GOALS: [Goal; 11] = [
     Goal { what: "hello: total", of: &[(PEER, 0.33)] },
     Goal { what: "hello: total", of: &[(FLOOR, 1.7)] },
     Goal { what: "tasks/s, 8 in flight", of: &[(PEER, 3.0), (FLOOR, 0.6)] },
@@ -40,6 +41,8 @@ const GOALS: [Goal; 9] = [
     Goal { what: "idle http container: node (MemAvailable)", of: &[(PEER, 0.33)] },
     Goal { what: pods::START, of: &[("runc", 0.7)] },
     Goal { what: pods::MEMORY, of: &[(PEER, 0.25)] },
+    Goal { what: kind::START, of: &[("runc", 0.7)] },
+    Goal { what: kind::MEMORY, of: &[(PEER, 0.25)] },
 ];
 
 /// What is to be reached by ours, whoever else runs.

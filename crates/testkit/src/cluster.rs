@@ -1,5 +1,6 @@
 //! A real cluster, by the tools of its users: kubectl, helm, and a shell on its nodes.
 
+use crate::Image;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::io::Write;
@@ -7,18 +8,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-use testkit::Image;
 
 /// The namespace of the installer; it mounts hostPaths, which `baseline` forbids.
-pub(crate) const KIT: &str = "wasm-system";
+pub const KIT: &str = "wasm-system";
 /// The namespace of workloads, under Pod Security `restricted`.
-pub(crate) const APPS: &str = "apps";
+pub const APPS: &str = "apps";
 /// How long anything may take: a node restarts, an image is unpacked.
 const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(300);
 
 /// One control plane and two workers.
-pub(crate) struct Cluster {
+#[derive(Debug)]
+pub struct Cluster {
     name: String,
     dir: tempfile::TempDir,
     bin: PathBuf,
@@ -26,52 +27,61 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// The one that `test/e2e/cluster.sh up` made.
-    pub(crate) fn from_environment(bin: &Path) -> Result<Cluster> {
+    pub fn from_environment(bin: &Path) -> Result<Cluster> {
         let name = std::env::var("E2E_CLUSTER").context("E2E_CLUSTER is not set: use `make test-kind`")?;
         Ok(Cluster { name, dir: tempfile::tempdir()?, bin: bin.to_owned() })
     }
 
     /// A program that was built.
-    pub(crate) fn program(&self, name: &str) -> Result<Vec<u8>> {
+    pub fn program(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.bin.join(name);
         std::fs::read(&path).with_context(|| format!("read {}", path.display()))
     }
 
-    pub(crate) fn workers(&self) -> [String; 2] {
+    /// Its name, as kind knows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The names of its workers.
+    pub fn workers(&self) -> [String; 2] {
         [format!("{}-worker", self.name), format!("{}-worker2", self.name)]
     }
 
-    pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String> {
+    /// What kubectl says.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
         run("kubectl", args, "")
     }
 
-    pub(crate) fn helm(&self, args: &[&str]) -> Result<String> {
+    /// What helm says.
+    pub fn helm(&self, args: &[&str]) -> Result<String> {
         run("helm", args, "")
     }
 
     /// What the node's shell says.
-    pub(crate) fn on(&self, node: &str, script: &str) -> Result<String> {
+    pub fn on(&self, node: &str, script: &str) -> Result<String> {
         run("docker", &["exec", node, "sh", "-c", script], "")
     }
 
-    pub(crate) fn docker(&self, args: &[&str]) -> Result<String> {
+    /// What the engine of the nodes says.
+    pub fn docker(&self, args: &[&str]) -> Result<String> {
         run("docker", args, "")
     }
 
     /// Makes or changes objects.
-    pub(crate) fn apply(&self, objects: &[Value]) -> Result<()> {
+    pub fn apply(&self, objects: &[Value]) -> Result<()> {
         let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": objects });
         run("kubectl", &["apply", "-f", "-"], &list.to_string()).map(drop)
     }
 
     /// Removes objects, and waits until they are gone.
-    pub(crate) fn delete(&self, objects: &[Value]) -> Result<()> {
+    pub fn delete(&self, objects: &[Value]) -> Result<()> {
         let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": objects });
         run("kubectl", &["delete", "--ignore-not-found", "-f", "-"], &list.to_string()).map(drop)
     }
 
     /// An object or a list; null if it is not there.
-    pub(crate) fn get(&self, args: &[&str]) -> Result<Value> {
+    pub fn get(&self, args: &[&str]) -> Result<Value> {
         let text = self.kubectl(&[&["get", "--ignore-not-found", "-o", "json"], args].concat())?;
         if text.trim().is_empty() {
             return Ok(Value::Null);
@@ -80,7 +90,7 @@ impl Cluster {
     }
 
     /// Puts an image on all nodes.
-    pub(crate) fn load(&self, image: &Image) -> Result<()> {
+    pub fn load(&self, image: &Image) -> Result<()> {
         let path = self.dir.path().join("image.tar");
         image.write(&path)?;
         let path = path.display().to_string();
@@ -88,12 +98,12 @@ impl Cluster {
     }
 
     /// Asks a pod of [`APPS`] over the API server's proxy.
-    pub(crate) fn ask(&self, pod: &str, port: u16, path: &str) -> Result<String> {
+    pub fn ask(&self, pod: &str, port: u16, path: &str) -> Result<String> {
         self.kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{APPS}/pods/{pod}:{port}/proxy{path}")])
     }
 
     /// What helps to see why a row failed.
-    pub(crate) fn report(&self) -> String {
+    pub fn report(&self) -> String {
         let mut report = String::new();
         for namespace in [KIT, APPS] {
             for words in
@@ -116,7 +126,7 @@ impl Cluster {
 }
 
 /// Waits until `look` finds something.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let seen = look();

@@ -1,27 +1,28 @@
 //! The kit on the cluster: its images, the chart's release, and how each node stands.
 
 use crate::cluster::{APPS, Cluster, KIT, until};
+use crate::image::Rootfs;
+use crate::{Image, checkout, guests};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs;
-use testkit::image::Rootfs;
-use testkit::{Image, checkout, guests};
 
 /// The release.
-pub(crate) const RELEASE: &str = "wasm";
+pub const RELEASE: &str = "wasm";
 /// The DaemonSet.
-pub(crate) const INSTALLER: &str = "containerd-shim-wasm";
+pub const INSTALLER: &str = "containerd-shim-wasm";
 /// Where the images would be pulled from; they are loaded.
-pub(crate) const REGISTRY: &str = "e2e.test/wasm";
+pub const REGISTRY: &str = "e2e.test/wasm";
 /// The image of all guests.
-pub(crate) const GUESTS: &str = "e2e.test/guests:1";
-pub(crate) const BUSYBOX: &str = "e2e.test/busybox:1";
+pub const GUESTS: &str = "e2e.test/guests:1";
+/// The image of Linux programs.
+pub const BUSYBOX: &str = "e2e.test/busybox:1";
 /// The node's label.
-pub(crate) const LABEL: &str = "io.containerd.wasm.v1/node";
+pub const LABEL: &str = "io.containerd.wasm.v1/node";
 const CONFIG: &str = "/etc/containerd/config.toml";
 
 /// Puts the images on the nodes, and makes the namespaces.
-pub(crate) fn prepare(cluster: &Cluster) -> Result<()> {
+pub fn prepare(cluster: &Cluster) -> Result<()> {
     cluster.load(&installer(cluster, env!("CARGO_PKG_VERSION"), "")?)?;
     let mut rootfs = Rootfs::new().file("http.wasm", &guests::rust("http_service")?);
     for guest in
@@ -37,18 +38,20 @@ pub(crate) fn prepare(cluster: &Cluster) -> Result<()> {
         rootfs = rootfs.symlink(&format!("bin/{applet}"), "busybox");
     }
     cluster.load(&Image::new(BUSYBOX).rootfs(rootfs).entrypoint(["/bin/sh"]))?;
-    let namespace = |name: &str, level: &str| {
-        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": {
-            "name": name, "labels": { "pod-security.kubernetes.io/enforce": level },
-        }})
-    };
     cluster.apply(&[namespace(KIT, "privileged"), namespace(APPS, "restricted")])?;
     // A cluster that was kept has another build's, under the same name.
     cluster.kubectl(&["delete", "pods", "-n", KIT, "-l", "app.kubernetes.io/component=installer"]).map(drop)
 }
 
+/// A namespace of this level of Pod Security.
+pub fn namespace(name: &str, level: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": {
+        "name": name, "labels": { "pod-security.kubernetes.io/enforce": level },
+    }})
+}
+
 /// Takes away what a row that failed has left: its workloads, and an uninstall that was refused.
-pub(crate) fn tidy(cluster: &Cluster) -> Result<()> {
+pub fn tidy(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["delete", "deployments,jobs,pods,services", "-n", APPS, "--all"])?;
     let releases = cluster.helm(&["list", "-n", KIT, "--uninstalling", "-q"])?;
     if releases.lines().any(|release| release == RELEASE) {
@@ -58,7 +61,7 @@ pub(crate) fn tidy(cluster: &Cluster) -> Result<()> {
 }
 
 /// The installer of a version; `more` is added to the shim, which does not look at its end.
-pub(crate) fn installer(cluster: &Cluster, version: &str, more: &str) -> Result<Image> {
+pub fn installer(cluster: &Cluster, version: &str, more: &str) -> Result<Image> {
     let shim = [cluster.program("containerd-shim-wasm-v1")?, more.as_bytes().to_vec()].concat();
     let verify = wat::parse_file(checkout::of_crate("testkit").join("../../images/node/verify.wat"))?;
     let rootfs = Rootfs::new()
@@ -69,7 +72,7 @@ pub(crate) fn installer(cluster: &Cluster, version: &str, more: &str) -> Result<
 }
 
 /// Installs or upgrades the release with these values.
-pub(crate) fn install(cluster: &Cluster, values: &[&str]) -> Result<()> {
+pub fn install(cluster: &Cluster, values: &[&str]) -> Result<()> {
     let chart = checkout::of_crate("testkit").join("../../charts/containerd-shim-wasm").display().to_string();
     let registry = format!("image.registry={REGISTRY}");
     let mut args = vec!["upgrade", "--install", RELEASE, &chart, "-n", KIT, "--set", &registry];
@@ -78,7 +81,7 @@ pub(crate) fn install(cluster: &Cluster, values: &[&str]) -> Result<()> {
 }
 
 /// The release as a user has it, on both workers, verified.
-pub(crate) fn installed(cluster: &Cluster) -> Result<()> {
+pub fn installed(cluster: &Cluster) -> Result<()> {
     install(cluster, &[])?;
     cluster.workers().iter().try_for_each(|node| stands(cluster, node, Some("verified")))?;
     until("the installers are ready", || {
@@ -90,18 +93,19 @@ pub(crate) fn installed(cluster: &Cluster) -> Result<()> {
 }
 
 /// Waits until the node's label says so.
-pub(crate) fn stands(cluster: &Cluster, node: &str, standing: Option<&str>) -> Result<()> {
+pub fn stands(cluster: &Cluster, node: &str, standing: Option<&str>) -> Result<()> {
     until(&format!("node {node} is {standing:?}"), || {
         Ok((standing_of(cluster, node)?.as_deref() == standing).then_some(()))
     })
 }
 
-pub(crate) fn standing_of(cluster: &Cluster, node: &str) -> Result<Option<String>> {
+/// What the node's label says.
+pub fn standing_of(cluster: &Cluster, node: &str) -> Result<Option<String>> {
     Ok(cluster.get(&["node", node])?["metadata"]["labels"][LABEL].as_str().map(str::to_owned))
 }
 
 /// The installer's pod on a node.
-pub(crate) fn pod_on(cluster: &Cluster, node: &str) -> Result<Option<Value>> {
+pub fn pod_on(cluster: &Cluster, node: &str) -> Result<Option<Value>> {
     let field = format!("spec.nodeName={node}");
     let pods =
         cluster.get(&["pods", "-n", KIT, "-l", "app.kubernetes.io/component=installer", "--field-selector", &field])?;
@@ -109,14 +113,14 @@ pub(crate) fn pod_on(cluster: &Cluster, node: &str) -> Result<Option<Value>> {
 }
 
 /// What the installer on the node said, with times.
-pub(crate) fn log_of(cluster: &Cluster, node: &str) -> Result<String> {
+pub fn log_of(cluster: &Cluster, node: &str) -> Result<String> {
     let pod = pod_on(cluster, node)?.with_context(|| format!("no installer on {node}"))?;
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
     cluster.kubectl(&["logs", "-n", KIT, name, "--timestamps"])
 }
 
 /// Waits for a warning about the node that has this text.
-pub(crate) fn warned(cluster: &Cluster, node: &str, text: &str) -> Result<()> {
+pub fn warned(cluster: &Cluster, node: &str, text: &str) -> Result<()> {
     until(&format!("an event of {node} that says {text:?}"), || {
         let events = cluster.get(&["events", "-n", "default"])?;
         let said = events["items"].as_array().into_iter().flatten().any(|event| {
@@ -128,7 +132,7 @@ pub(crate) fn warned(cluster: &Cluster, node: &str, text: &str) -> Result<()> {
 }
 
 /// containerd's configuration on the node, by its hash.
-pub(crate) fn config_hash(cluster: &Cluster, node: &str) -> Result<String> {
+pub fn config_hash(cluster: &Cluster, node: &str) -> Result<String> {
     cluster.on(
         node,
         &format!("cat $(find /etc/containerd -type f | sort) | sha256sum; ls -R /etc/containerd; test -s {CONFIG}"),
@@ -136,18 +140,18 @@ pub(crate) fn config_hash(cluster: &Cluster, node: &str) -> Result<String> {
 }
 
 /// When containerd was started, as systemd says it; it changes with every start.
-pub(crate) fn started(cluster: &Cluster, node: &str) -> Result<String> {
+pub fn started(cluster: &Cluster, node: &str) -> Result<String> {
     cluster.on(node, "systemctl show containerd -p ExecMainStartTimestampMonotonic -p NRestarts")
 }
 
 /// How often containerd was started since the node is up, by its own first line.
-pub(crate) fn starts(cluster: &Cluster, node: &str) -> Result<usize> {
+pub fn starts(cluster: &Cluster, node: &str) -> Result<usize> {
     let log = cluster.on(node, "journalctl -u containerd -o cat --no-pager | grep -c 'starting containerd' || true")?;
     Ok(log.trim().parse()?)
 }
 
 /// Fails if the node has anything of ours.
-pub(crate) fn nothing_on(cluster: &Cluster, node: &str) -> Result<()> {
+pub fn nothing_on(cluster: &Cluster, node: &str) -> Result<()> {
     let left = cluster.on(
         node,
         "ls -d /opt/wasm /etc/containerd-shim-wasm/* /var/lib/containerd-shim-wasm/* /run/containerd/s/*wasm* 2>/dev/null; \
