@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep};
 /// How long a message waits for room in a full fifo that nobody reads.
 const MESSAGE_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long the last output waits for a client that opens it.
-const OPENING_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the last output waits for a client that reads it.
+const READING_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why stdio could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +125,9 @@ impl Stdio {
         let logger = Logger::parse(names.stdout, names.namespace, names.id)?;
         let Pipes { theirs, streams: [stdout, stderr], ready } = Pipes::new().map_err(StdioError::Pipes)?;
         // An open file description of its own, as for fifos.
-        let told = writer(&stderr).map_err(|errno| StdioError::Pipes(errno.into()))?;
+        let path = format!("/proc/self/fd/{}", stderr.as_raw_fd());
+        let told = open(path.as_str(), OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty());
+        let told = told.map_err(|errno| StdioError::Pipes(errno.into()))?;
         let kept = Kept { stdin: kept_in, outputs: [None, Some(told)] };
         Ok((Stdio { kept, child: [child_in, stdout, stderr] }, Some(LoggerToRun { logger, ends: theirs, ready })))
     }
@@ -137,16 +139,11 @@ impl Kept {
         self.stdin = None;
     }
 
-    /// Closes the streams, once a client holds open every fifo that it has yet to read: one that hears of the end may
-    /// stop opening them (containerd's does), and what nobody holds open is lost. A client that does not come is given
-    /// up on.
-    pub async fn hand_over(self) {
-        let unread = self.outputs.iter().flatten().filter(|output| has_unread(output));
-        let left: Vec<OwnedFd> = unread.filter_map(|output| writer(output).ok()).collect();
-        // The readers among them, so that those who remain are the client's.
-        drop(self);
-        let deadline = Instant::now() + OPENING_PATIENCE;
-        while left.iter().any(has_no_reader) && Instant::now() < deadline {
+    /// Waits until what was written to the fifos has been read. A client that hears of the end may stop opening them
+    /// (containerd's does), and what nobody holds open is lost. What stays unread is given up on.
+    pub async fn until_read(&self) {
+        let deadline = Instant::now() + READING_PATIENCE;
+        while self.outputs.iter().flatten().any(has_unread) && Instant::now() < deadline {
             sleep(Duration::from_millis(1)).await;
         }
     }
@@ -176,19 +173,6 @@ fn has_unread(output: &OwnedFd) -> bool {
         fstat(output).is_ok_and(|file| SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO);
     let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
     is_fifo && poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-}
-
-/// Another end of a fifo, to write to: what is in it stays there while this is open.
-fn writer(fifo: &OwnedFd) -> nix::Result<OwnedFd> {
-    let path = format!("/proc/self/fd/{}", fifo.as_raw_fd());
-    open(path.as_str(), OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty())
-}
-
-/// Whether a fifo that is open for writing has no reader: poll(2) says so by an error.
-fn has_no_reader(writer: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(writer.as_fd(), PollFlags::empty())];
-    poll(&mut fds, PollTimeout::ZERO).is_ok()
-        && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
 }
 
 /// The shim's end and the child's. Each is an open file description of its own: the child's mode of blocking is its
@@ -239,43 +223,28 @@ mod tests {
     use tokio::time::timeout;
 
     #[test]
-    fn the_end_waits_until_a_reader_has_opened_the_last_words() {
+    fn the_end_waits_for_a_reader_of_the_last_words() {
         let dir = tempfile::tempdir().unwrap();
         let [fifo, file] = ["fifo", "file"].map(|name| dir.path().join(name));
         mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
         let (stdout, stderr) = (fifo.display().to_string(), format!("file://{}", file.display()));
         let names = Names { namespace: "n", id: "i", stdin: "", stdout: &stdout, stderr: &stderr };
-        let opened = |said: &[u8]| {
-            let (Stdio { kept, child }, _) = Stdio::open(&names).unwrap();
-            let [_, out, err] = child.map(File::from);
-            (&out).write_all(said).unwrap();
-            (&err).write_all(b"in a file").unwrap();
-            kept
-        };
+        let (Stdio { kept, child }, _) = Stdio::open(&names).unwrap();
+        let [_, out, err] = child.map(File::from);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            // A file is not waited for, and neither is a fifo with nothing in it.
-            timeout(OPENING_PATIENCE / 2, opened(b"").hand_over()).await.unwrap();
-
-            let late = opened(b"last words").hand_over();
-            let mut late = std::pin::pin!(late);
-            timeout(OPENING_PATIENCE / 10, &mut late).await.unwrap_err();
+            (&err).write_all(b"in a file").unwrap();
+            timeout(READING_PATIENCE / 2, kept.until_read()).await.unwrap();
+            (&out).write_all(b"last words").unwrap();
+            timeout(READING_PATIENCE / 10, kept.until_read()).await.unwrap_err();
             let mut reader = File::open(&fifo).unwrap();
-            timeout(OPENING_PATIENCE / 2, late).await.unwrap();
-            let mut said = String::new();
-            reader.read_to_string(&mut said).unwrap();
-            assert_eq!(said, "last words");
-            drop(reader);
-
-            // A client that has it open and reads it later is not waited for.
-            let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
-            timeout(OPENING_PATIENCE / 2, opened(b"more").hand_over()).await.unwrap();
-            drop(reader);
-            // Nobody comes.
-            let alone = opened(b"the end").hand_over();
-            let mut alone = std::pin::pin!(alone);
-            timeout(OPENING_PATIENCE / 10, &mut alone).await.unwrap_err();
-            timeout(OPENING_PATIENCE * 10, alone).await.unwrap();
+            let mut said = [0; 10];
+            reader.read_exact(&mut said).unwrap();
+            timeout(READING_PATIENCE / 2, kept.until_read()).await.unwrap();
+            assert_eq!(said, *b"last words");
+            // Nobody reads this.
+            (&out).write_all(b"more").unwrap();
+            timeout(READING_PATIENCE * 10, kept.until_read()).await.unwrap();
         });
     }
 }

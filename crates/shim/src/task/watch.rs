@@ -76,8 +76,9 @@ pub(super) async fn watch(task: Arc<Task>, watched: Watched, publisher: Publishe
     if let Some(message) = &termination.message {
         explain(id, &kept, termination_file.as_ref(), message).await;
     }
-    // Before the exit is told: clients read to the end of the output before they delete.
-    kept.hand_over().await;
+    kept.until_read().await;
+    // Closed before the exit is told: clients read to the end of the output before they delete.
+    drop(kept);
     let exit = exit_now(child.pid(), termination.code);
     {
         // Not before the start of what runc runs; what is ours does not run before its start was told.

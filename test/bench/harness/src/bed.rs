@@ -212,11 +212,13 @@ impl Container<'_> {
         let created = Instant::now();
         self.api.start(&self.id)?;
         let started = Instant::now();
+        // As clients do: what is not read may be waited for.
+        let mut heard = if self.says.is_empty() { String::new() } else { self.output.wait_for_some(PATIENCE)? };
         let ended = self.api.wait(&self.id)?;
         let exited = Instant::now();
         self.api.delete_task(&self.id)?;
         let deleted = Instant::now();
-        let heard = self.output.text();
+        heard += &self.output.text();
         ensure!(ended.code == 0 && heard == self.says, "{} left with {} and said {heard:?}", self.id, ended.code);
         Ok(Steps {
             create: created - begun,
@@ -229,10 +231,12 @@ impl Container<'_> {
     /// Runs it to its end, whatever that is: the exit code, and what it said.
     pub(crate) fn ended(&self) -> Result<(u32, String)> {
         self.create()?;
-        self.api.start(&self.id)?;
-        let ended = self.api.wait(&self.id)?;
+        let (code, text) = self.output.read_during(|| -> Result<u32> {
+            self.api.start(&self.id)?;
+            Ok(self.api.wait(&self.id)?.code)
+        })?;
         self.api.delete_task(&self.id)?;
-        Ok((ended.code, self.output.text()))
+        Ok((code?, text))
     }
 
     /// Kills it, and deletes its task.

@@ -35,6 +35,15 @@ struct Contender {
     container: Value,
 }
 
+/// What was measured of one of them, a value for each round.
+#[derive(Default, Clone)]
+struct Samples {
+    /// Seconds until all pods were ready.
+    times: Vec<f64>,
+    /// KiB of each pod.
+    sizes: Vec<f64>,
+}
+
 /// Measures all contenders on the cluster that `test/e2e/cluster.sh up` made.
 pub(crate) fn measured(shims: &Shims) -> Result<Report> {
     let bin = shims.ours.parent().context("the shim is in a folder")?;
@@ -42,25 +51,23 @@ pub(crate) fn measured(shims: &Shims) -> Result<Report> {
     prepare(&cluster, shims)?;
     let mut contenders = contenders();
     contenders.retain(|contender| wanted(contender.name));
-    let mut samples = vec![(Vec::new(), Vec::new()); contenders.len()];
+    let mut samples = vec![Samples::default(); contenders.len()];
     for round in 0..=ROUNDS {
-        for (contender, (times, sizes)) in contenders.iter().zip(&mut samples) {
+        for (contender, samples) in contenders.iter().zip(&mut samples) {
             let (took, each) = at_once(&cluster, contender).with_context(|| cluster.report())?;
             println!("round {round}, {}: {took:.1} s, {each:.0} KiB each", contender.name);
             if round > 0 {
-                times.push(took);
-                sizes.push(each);
+                samples.times.push(took);
+                samples.sizes.push(each);
             }
         }
     }
-    let rows = |what: &'static str, unit: &'static str, of: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>| {
-        let row = move |(contender, samples): (&Contender, &(Vec<f64>, Vec<f64>))| {
-            Row::of(what, contender.name, unit, Better::Lower, of(samples).clone())
-        };
-        contenders.iter().zip(&samples).map(row).collect::<Vec<_>>()
-    };
-    let mut report =
-        Report::new([rows(START, "s", |samples| &samples.0), rows(MEMORY, "KiB", |samples| &samples.1)].concat());
+    let mut rows = Vec::new();
+    for (contender, samples) in contenders.iter().zip(&samples) {
+        rows.push(Row::of(START, contender.name, "s", Better::Lower, samples.times.clone()));
+        rows.push(Row::of(MEMORY, contender.name, "KiB", Better::Lower, samples.sizes.clone()));
+    }
+    let mut report = Report::new(rows);
     let [node, _] = cluster.workers();
     let version = cluster.on(&node, "containerd --version")?;
     report.machine.insert("containerd".to_owned(), version.split(' ').nth(2).unwrap_or_default().to_owned());
