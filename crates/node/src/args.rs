@@ -98,7 +98,7 @@ pub(crate) struct Uninstall {
     #[command(flatten)]
     pub(crate) node: Node,
     /// Stop and remove the Wasm pods of this node instead of refusing
-    #[arg(long, env = "WASM_NODE_DRAIN")]
+    #[arg(long, env = "WASM_NODE_DRAIN", conflicts_with = "cluster")]
     pub(crate) drain: bool,
     /// Uninstall from all nodes of the cluster, one at a time
     #[arg(long, env = "WASM_NODE_CLUSTER", requires_all = ["namespace", "release"])]
@@ -119,7 +119,7 @@ pub(crate) struct Uninstall {
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) node: Node,
-    /// Say nothing, and exit with 0 only if the node is verified
+    /// Exit with 0 only if the node was verified from this host, or pod; a probe's question
     #[arg(long)]
     pub(crate) ready: bool,
 }

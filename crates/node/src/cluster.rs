@@ -16,8 +16,6 @@ const RUNTIME_CLASS: &str = "wasm";
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// Pods of one answer of the API server.
-const PAGE: usize = 500;
 
 /// Why the cluster still has it.
 #[derive(Debug, thiserror::Error)]
@@ -31,13 +29,10 @@ pub(crate) enum ClusterError {
     #[error("the installers did not end in {} s: {left} pods are left", PATIENCE.as_secs())]
     Installers { left: usize },
     #[error(
-        "node {0} is not ready: bring it back, then uninstall again; or leave it as it is: kubectl label node {0} {LABEL}-"
+        "{}; mend that, then uninstall again; or leave a node as it is: kubectl label node {} {LABEL}-",
+        .0.iter().map(|(node, why)| format!("node {node} {why}")).collect::<Vec<_>>().join("; "), .0[0].0
     )]
-    Unreachable(String),
-    #[error(
-        "node {node} was not cleaned: {why}; mend that, then uninstall again; or leave it as it is: kubectl label node {node} {LABEL}-"
-    )]
-    Job { node: String, why: String },
+    Left(Vec<(String, String)>),
     #[error(transparent)]
     Api(#[from] ApiError),
 }
@@ -76,25 +71,26 @@ pub(crate) fn uninstall(args: &Uninstall) -> Result<(), ClusterError> {
     for node in &nodes {
         ThisNode::new(cluster.api.clone(), &node.name).label(Some(Standing::Pending))?;
     }
-    let mut unreachable = Vec::new();
+    let mut left = Vec::new();
     for node in &nodes {
         if args.skip_node.contains(&node.name) {
             cluster.progress.warn("skip", &format!("node {} is left as it is", node.name));
-        } else if node.is_ready {
-            cluster.clean(&node.name, &template)?;
         } else {
-            unreachable.push(node.name.clone());
-            continue;
+            let why =
+                if node.is_ready { cluster.clean(&node.name, &template)? } else { Some("is not ready".to_owned()) };
+            if let Some(why) = why {
+                cluster.progress.warn("clean", &format!("node {} {why}", node.name));
+                left.push((node.name.clone(), why));
+                continue;
+            }
         }
         ThisNode::new(cluster.api.clone(), &node.name).label(None)?;
     }
-    match unreachable.into_iter().next() {
-        Some(node) => Err(ClusterError::Unreachable(node)),
-        None => {
-            cluster.progress.done("uninstall", &format!("{} nodes are as they were", nodes.len()));
-            Ok(())
-        }
+    if !left.is_empty() {
+        return Err(ClusterError::Left(left));
     }
+    cluster.progress.done("uninstall", &format!("{} nodes are as they were", nodes.len()));
+    Ok(())
 }
 
 /// A node that has our label.
@@ -107,16 +103,12 @@ impl Cluster<'_> {
     /// `namespace/name` of the pods that would lose their runtime.
     fn wasm_pods(&self) -> Result<Vec<String>, ApiError> {
         let mut found = Vec::new();
-        let mut next = String::new();
-        loop {
-            let page = self.api.get(&format!("/api/v1/pods?limit={PAGE}&continue={next}"))?.unwrap_or_default();
-            let pods = page["items"].as_array().into_iter().flatten();
-            found.extend(pods.filter(|pod| uses_runtime(pod)).map(name_of));
-            match page["metadata"]["continue"].as_str() {
-                Some(token) if !token.is_empty() => next = token.to_owned(),
-                _ => return Ok(found),
+        self.api.list("/api/v1/pods", |pod| {
+            if uses_runtime(pod) {
+                found.push(name_of(pod));
             }
-        }
+        })?;
+        Ok(found)
     }
 
     /// Sends the installers away; the template of their pods, which says how the nodes were reached.
@@ -153,14 +145,13 @@ impl Cluster<'_> {
 
     fn nodes(&self) -> Result<Vec<Node>, ApiError> {
         let label = LABEL.replace('/', "%2F");
-        let nodes = self.api.get(&format!("/api/v1/nodes?labelSelector={label}"))?.unwrap_or_default();
-        let nodes = nodes["items"].as_array().into_iter().flatten().map(|node| {
-            let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
-            let is_ready =
-                conditions.filter(|condition| condition["type"] == "Ready").any(|ready| ready["status"] == "True");
-            Node { name: node["metadata"]["name"].as_str().unwrap_or_default().to_owned(), is_ready }
-        });
-        Ok(nodes.collect())
+        let mut nodes = Vec::new();
+        self.api.list(&format!("/api/v1/nodes?labelSelector={label}"), |node| {
+            let mut conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+            let is_ready = conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+            nodes.push(Node { name: node["metadata"]["name"].as_str().unwrap_or_default().to_owned(), is_ready });
+        })?;
+        Ok(nodes)
     }
 }
 

@@ -5,7 +5,7 @@ mod edit;
 #[cfg(test)]
 mod golden_tests;
 
-pub(crate) use edit::{Change, RUNTIME, without};
+pub(crate) use edit::{Change, RUNTIME, defines, without};
 
 use crate::host::{Host, HostError};
 use std::collections::BTreeSet;
@@ -69,7 +69,9 @@ pub(crate) enum ConfigError {
     },
     #[error("{path} would not load: it is not UTF-8")]
     Encoding { path: PathBuf },
-    #[error("{importer} would not load: it imports {import}, which is not there")]
+    #[error(
+        "{importer} would not load: it imports {import}, which is not there, or outside of the folder that this pod sees"
+    )]
     MissingImport { importer: PathBuf, import: String },
     #[error("{path} would not load: {key} is not {expected}")]
     Shape { path: PathBuf, key: String, expected: &'static str },
@@ -112,14 +114,23 @@ impl File {
     fn read(host: &Host, path: &Path) -> Result<Option<File>, ConfigError> {
         let Some(bytes) = host.read(path)? else { return Ok(None) };
         let text = String::from_utf8(bytes).map_err(|_| ConfigError::Encoding { path: path.to_owned() })?;
+        File::parse(text, path).map(Some)
+    }
+
+    fn parse(text: String, path: &Path) -> Result<File, ConfigError> {
         let document =
             text.parse().map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
-        Ok(Some(File { path: path.to_owned(), text, document }))
+        Ok(File { path: path.to_owned(), text, document })
     }
 
     /// The table of CRI's runtimes, by the plugin's name.
     fn runtimes(&self, plugin: &str) -> Option<&dyn TableLike> {
         self.cri(plugin)?.get("runtimes")?.as_table_like()
+    }
+
+    /// Whether it has a runtime of our name, in any version's place.
+    fn defines(&self) -> bool {
+        FORMS.iter().any(|form| self.runtimes(form.plugin).is_some_and(|runtimes| runtimes.contains_key(RUNTIME)))
     }
 
     fn cri(&self, plugin: &str) -> Option<&dyn TableLike> {
@@ -155,6 +166,7 @@ impl Files {
             return Err(ConfigError::TooOld(daemon));
         }
         let newest = FORMS.iter().rfind(|form| form.since <= daemon).unwrap_or(&FORMS[0]);
+        host.no_link(main)?;
         let main = match File::read(host, main)? {
             Some(file) => file,
             // containerd runs without one; the third version is what all of 2.x reads.
@@ -190,10 +202,7 @@ impl Files {
 
     /// Those that define a runtime of our name, in any version's place.
     pub(crate) fn defining(&self) -> Vec<&Path> {
-        let defines = |file: &&File| {
-            FORMS.iter().any(|form| file.runtimes(form.plugin).is_some_and(|runtimes| runtimes.contains_key(RUNTIME)))
-        };
-        self.all().filter(defines).map(|file| file.path.as_path()).collect()
+        self.all().filter(|file| file.defines()).map(|file| file.path.as_path()).collect()
     }
 
     /// A setting of CRI, of the last file that has it.
@@ -211,6 +220,8 @@ fn imports(host: &Host, file: &File, seen: &mut BTreeSet<PathBuf>) -> Result<Vec
         let paths = if is_pattern { host.matching(&pattern) } else { vec![PathBuf::from(&pattern)] };
         for path in paths.into_iter().filter(|path| !seen.contains(path)).collect::<Vec<_>>() {
             let Some(import) = File::read(host, &path)? else {
+                // One that leads out of the folders that a pod sees.
+                host.no_link(&path)?;
                 return Err(ConfigError::MissingImport { importer: file.path.clone(), import: pattern });
             };
             seen.insert(path);

@@ -58,6 +58,13 @@ pub(crate) struct Cri<'a> {
     containerd: &'a Containerd,
 }
 
+impl Sandbox {
+    /// Whether it is one of [`Cri::run_wasm`].
+    fn verifies(&self) -> bool {
+        self.pod == format!("{}/{}", POD[1], POD[0])
+    }
+}
+
 type Client = RuntimeServiceClient<containerd_client::tonic::transport::Channel>;
 
 impl Cri<'_> {
@@ -83,23 +90,31 @@ impl Cri<'_> {
         Ok(runtimes.into_iter().flat_map(|runtimes| runtimes.keys().cloned()).collect())
     }
 
-    /// Fails unless our handler is served.
-    pub(crate) fn served(self) -> Result<(), CriError> {
-        let handlers = self.handlers()?;
-        if handlers.iter().any(|handler| handler == RUNTIME) {
-            return Ok(());
-        }
-        Err(CriError::NotServed(
-            handlers
-                .into_iter()
-                .map(|name| if name.is_empty() { "the default".to_owned() } else { name })
-                .collect::<Vec<_>>()
-                .join(", "),
-        ))
+    /// Whether our handler is served.
+    pub(crate) fn serves(self) -> Result<bool, CriError> {
+        Ok(self.handlers()?.iter().any(|handler| handler == RUNTIME))
     }
 
-    /// Fails unless its runtime says that it is ready, as the kubelet asks.
-    pub(crate) fn ready(self) -> Result<(), CriError> {
+    /// Fails unless our handler is served.
+    pub(crate) fn served(self) -> Result<(), CriError> {
+        if self.serves()? {
+            return Ok(());
+        }
+        let named = |name: String| if name.is_empty() { "the default".to_owned() } else { name };
+        Err(CriError::NotServed(self.handlers()?.into_iter().map(named).collect::<Vec<_>>().join(", ")))
+    }
+
+    /// As [`Cri::serves`], once CRI answers: of a run that was killed, a restart may be on its way.
+    pub(crate) fn serves_within(self, patience: Duration) -> Result<bool, CriError> {
+        answered(patience, || self.serves())
+    }
+
+    /// Waits until it answers that its runtime is ready, as the kubelet asks: its plugins may come up after the socket.
+    pub(crate) fn becomes_ready(self, patience: Duration) -> Result<(), CriError> {
+        answered(patience, || self.ready())
+    }
+
+    fn ready(self) -> Result<(), CriError> {
         let status =
             self.containerd.call("tell CRI's status", self.client().status(StatusRequest { verbose: false }))?;
         let conditions = status.status.unwrap_or_default().conditions;
@@ -110,8 +125,12 @@ impl Cri<'_> {
         }
     }
 
-    /// The sandboxes of our handler, without the one that verifies.
+    /// The sandboxes of our handler, without those that verify.
     pub(crate) fn sandboxes(self) -> Result<Vec<Sandbox>, CriError> {
+        Ok(self.of_handler()?.into_iter().filter(|sandbox| !sandbox.verifies()).collect())
+    }
+
+    fn of_handler(self) -> Result<Vec<Sandbox>, CriError> {
         let listed =
             self.containerd.call("list sandboxes", self.client().list_pod_sandbox(ListPodSandboxRequest::default()))?;
         let ours = listed.items.into_iter().filter(|sandbox| sandbox.runtime_handler == RUNTIME);
@@ -120,8 +139,7 @@ impl Cri<'_> {
             let metadata = sandbox.metadata.unwrap_or_default();
             Sandbox { id: sandbox.id, pod: format!("{}/{}", metadata.namespace, metadata.name), is_ready }
         });
-        let own = format!("{}/{}", POD[1], POD[0]);
-        Ok(sandboxes.filter(|sandbox| sandbox.pod != own).collect())
+        Ok(sandboxes.collect())
     }
 
     /// Stops a sandbox with its containers, and removes it; it may be gone.
@@ -139,6 +157,10 @@ impl Cri<'_> {
     /// Makes a pod of our handler on the node's network, and runs the image's `/verify.wasm` in it; without an image the
     /// sandbox alone. `place` is a directory of the node for its log, removed afterwards.
     pub(crate) fn run_wasm(self, host: &Host, image: Option<&str>, place: &Path) -> Result<(), CriError> {
+        // Of a run that was killed, where no kubelet removes them: they have the names that are wanted.
+        for sandbox in self.of_handler()?.into_iter().filter(Sandbox::verifies) {
+            self.remove(&sandbox.id)?;
+        }
         let mut tries = 0..TRIES;
         loop {
             let attempt = tries.next().unwrap_or_default();
@@ -246,9 +268,8 @@ impl Cri<'_> {
     fn cgroup_parent(self) -> Result<&'static str, CriError> {
         const OF_FILES: &str = "/kubepods/besteffort";
         const OF_SYSTEMD: &str = "kubepods-besteffort.slice";
-        let call = self.client();
-        let mut call = call;
-        match self.containerd.call("tell its cgroup driver", call.runtime_config(RuntimeConfigRequest {})) {
+        let mut client = self.client();
+        match self.containerd.call("tell its cgroup driver", client.runtime_config(RuntimeConfigRequest {})) {
             Ok(config) => {
                 let driver = config.linux.unwrap_or_default().cgroup_driver();
                 Ok(if driver == CgroupDriver::Systemd { OF_SYSTEMD } else { OF_FILES })
@@ -259,10 +280,22 @@ impl Cri<'_> {
                     self.containerd.call("tell CRI's status", self.client().status(StatusRequest { verbose: true }))?;
                 let config: serde_json::Value =
                     status.info.get("config").and_then(|config| serde_json::from_str(config).ok()).unwrap_or_default();
-                let runc = &config["containerd"]["runtimes"]["runc"]["options"]["SystemdCgroup"];
-                Ok(if runc.as_bool() == Some(true) { OF_SYSTEMD } else { OF_FILES })
+                let default = config["containerd"]["defaultRuntimeName"].as_str().unwrap_or("runc");
+                let is_systemd = &config["containerd"]["runtimes"][default]["options"]["SystemdCgroup"];
+                Ok(if is_systemd.as_bool() == Some(true) { OF_SYSTEMD } else { OF_FILES })
             }
             Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Asks until there is an answer that is no error.
+fn answered<T>(patience: Duration, ask: impl Fn() -> Result<T, CriError>) -> Result<T, CriError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match ask() {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(LOOK),
+            answer => return answer,
         }
     }
 }

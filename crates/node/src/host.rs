@@ -7,10 +7,14 @@ use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 /// What the names of files begin with until they are whole.
 const TEMPORARY: &str = ".wasm-node-";
+
+/// Between two looks whether a lock is free.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Where the node's root is.
 #[derive(Debug, Clone)]
@@ -34,7 +38,7 @@ pub(crate) enum HostError {
         #[source]
         source: io::Error,
     },
-    #[error("{0} is a symbolic link: name the file that it leads to")]
+    #[error("{0} is a symbolic link: name the file that it leads to (--config, the chart's containerd.config)")]
     Link(PathBuf),
     #[error("another wasm-node works on this node: it holds {0}; wait for it to end")]
     Busy(PathBuf),
@@ -115,7 +119,24 @@ impl Host {
         found.filter_map(|path| Some(Path::new("/").join(path.strip_prefix(&self.root).ok()?))).collect()
     }
 
-    /// Takes a lock that others of this program wait for in no way: they are told who has it.
+    /// As [`Host::lock`], and waits for who has it; `told` hears that it waits.
+    pub(crate) fn lock_within(&self, patience: Duration, path: &Path, told: impl Fn()) -> Result<Lock, HostError> {
+        let deadline = Instant::now() + patience;
+        let mut waits = false;
+        loop {
+            match self.lock(path) {
+                Err(HostError::Busy(_)) if Instant::now() < deadline => {}
+                answer => return answer,
+            }
+            if !waits {
+                told();
+                waits = true;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Takes the lock, or says who has it.
     pub(crate) fn lock(&self, path: &Path) -> Result<Lock, HostError> {
         let place = self.at(path);
         if let Some(dir) = place.parent() {
@@ -130,7 +151,16 @@ impl Host {
         }
     }
 
-    fn no_link(&self, path: &Path) -> Result<(), HostError> {
+    /// Fails unless files can be made in the folder of this one: before anything is changed.
+    pub(crate) fn writable(&self, path: &Path) -> Result<(), HostError> {
+        self.no_link(path)?;
+        let place = self.at(path);
+        let existing = place.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(&self.root);
+        tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(existing).map(drop).map_err(failed("write", path))
+    }
+
+    /// Fails if the path is a symbolic link: to where, only the node knows, and a new file would take its place.
+    pub(crate) fn no_link(&self, path: &Path) -> Result<(), HostError> {
         match fs::symlink_metadata(self.at(path)) {
             Ok(metadata) if metadata.is_symlink() => Err(HostError::Link(path.to_owned())),
             _ => Ok(()),
@@ -182,7 +212,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("elsewhere", dir.path().join("link")).unwrap();
         let error = Host::new(dir.path()).write(Path::new("/link"), b"", Mode::Text).unwrap_err();
-        assert_eq!(error.to_string(), "/link is a symbolic link: name the file that it leads to");
+        assert_eq!(
+            error.to_string(),
+            "/link is a symbolic link: name the file that it leads to (--config, the chart's containerd.config)"
+        );
     }
 
     #[test]

@@ -2,30 +2,47 @@
 //! Order: lock, refuse, label pending, stage the shim, edit, restart, verify, label verified last.
 
 use crate::args::Install;
-use crate::config::Change;
+use crate::config::{Change, defines, without};
 use crate::containerd::Containerd;
 use crate::cri::Cri;
 use crate::host::{Mode, sha256};
 use crate::kubernetes::Standing;
-use crate::site::{Fault, Found, OPERATOR_CONFIG, Payload, Refusal, Site};
+use crate::site::{Fault, Found, OPERATOR_CONFIG, PATIENCE, Payload, Refusal, Site};
 use crate::state::{Edit, Failed, State, Verified};
+use crate::uninstall::undo_edit;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What is to be done to a node.
+#[cfg(test)]
+#[path = "install_tests.rs"]
+mod tests;
+
+/// What is to be done to a node, and what there was before.
 #[derive(Debug)]
 struct Work {
     change: Option<Change>,
     has_new_shim: bool,
     must_restart: bool,
     operator: Operator,
-    /// What to give back if it fails.
-    undo: Option<Undo>,
+    before: Before,
+}
+
+/// What is given back if it fails.
+#[derive(Debug)]
+struct Before {
+    /// The shim; of a run that was cut short, the one before that.
+    shim: Option<Vec<u8>>,
+    /// Whether a run was cut short that had brought a shim.
+    is_shim_unproven: bool,
+    operator: Option<Vec<u8>>,
+    /// The configuration, once it is edited; of a run that was cut short, from the beginning.
+    edited: Option<Undo>,
 }
 
 impl Work {
     fn changes(&self) -> bool {
-        self.has_new_shim || self.must_restart || self.undo.is_some()
+        let is_unproven = self.before.is_shim_unproven || self.before.edited.is_some();
+        self.has_new_shim || self.must_restart || self.operator != Operator::Kept || is_unproven
     }
 }
 
@@ -53,38 +70,46 @@ pub(crate) fn install(site: &Site, install: &Install) -> Result<(), Fault> {
     let found = site.found(&state)?;
     site.progress
         .done("check", &format!("containerd {}, {}, KillMode=process", found.version, site.node.config.display()));
-    let work = planned(site, install, &payload, &state, &found)?;
-    let inputs = inputs(&payload, &work, &found);
-    if let Some(failed) = state.failed.as_ref().filter(|failed| failed.inputs == inputs) {
-        return Err(Fault::Remembered(failed.why.clone()));
+    let mut work = planned(site, install, &payload, &state, &found)?;
+    let inputs = inputs(site, &payload, &work, &found);
+    if let Some(failed) = site.places.failed(&site.host)?.filter(|failed| failed.inputs == inputs) {
+        return Err(Fault::Remembered { why: failed.why, file: site.places.failure() });
     }
-    if work.changes() || state.verified.is_none() {
+    let is_as_it_was = state.verified.as_ref().is_some_and(|verified| verified.started_us == found.unit.started_us);
+    if work.changes() || !is_as_it_was {
         forget(site, &mut state, Some(Standing::Pending))?;
     }
     // Taking an edit back restarts containerd too.
-    let held = if work.must_restart || work.undo.is_some() { site.turn()? } else { None };
-    let shim = site.host.read(&site.shim())?;
-    let done = carried_out(site, &payload, &work, &mut state, found.containerd);
-    if let Err(why) = done {
+    let held = if work.must_restart || work.before.edited.is_some() { site.turn()? } else { None };
+    if let Err(why) = carried_out(site, &payload, &mut work, &mut state, found.containerd) {
         let why = one_line(&why);
         if !work.changes() {
             // Nothing to take back, and nothing that another try would restart.
             forget(site, &mut state, Some(Standing::Failed))?;
             return Err(Fault::Unverified(why));
         }
-        let afterwards = taken_back(site, work, &mut state, shim);
-        state.failed = Some(Failed { inputs, why: why.clone() });
+        let afterwards = taken_back(site, work, &mut state);
+        site.places.remember(&site.host, &Failed { inputs, why: why.clone() })?;
         site.places.write(&site.host, &state)?;
         site.say(Some(Standing::Failed))?;
         return Err(Fault::TakenBack { why, afterwards });
     }
     site.host.remove(&site.places.previous_shim())?;
-    state.failed = None;
+    site.host.remove(&site.places.failure())?;
     if let Some(edit) = &mut state.edit {
         edit.is_proven = true;
     }
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    state.verified = Some(Verified { version, shim: sha256(&payload.shim) });
+    match &work.operator {
+        Operator::Kept => {}
+        Operator::Written(text) => state.operator_config = vec![sha256(text)],
+        Operator::Removed => state.operator_config.clear(),
+    }
+    state.verified = Some(Verified {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        shim: sha256(&payload.shim),
+        started_us: site.systemd.show(&site.node.unit)?.started_us,
+        by: site.installer(),
+    });
     site.places.write(&site.host, &state)?;
     site.say(Some(Standing::Verified))?;
     drop(held);
@@ -103,17 +128,15 @@ fn planned(site: &Site, install: &Install, payload: &Payload, state: &State, fou
     let ours = state.edit.as_ref().map(|edit| edit.file.as_path());
     let change = found.files.with_runtime(&site.shim(), ours);
     let change = change.map_err(|error| Fault::Refused(Refusal::Config(error)))?;
+    for path in change.iter().map(|change| change.path.as_path()).chain([site.shim().as_path()]) {
+        site.host.writable(path).map_err(|error| Fault::Refused(Refusal::Unwritable(error)))?;
+    }
     let installed = site.host.read(&site.shim())?;
-    // What containerd serves is asked, since a killed run may have written without a restart.
-    let is_served = Cri::of(&found.containerd).served().is_ok();
+    let previous = site.host.read(&site.places.previous_shim())?;
     let is_unread = |edit: &Edit| site.host.changed_at(&edit.file).is_some_and(|at| at > found.unit.started());
-    let undo = match (&change, &state.edit) {
-        (Some(change), _) => {
-            let content = change.before.clone().map(String::into_bytes);
-            Some(Undo { file: change.path.clone(), content, edit: state.edit.clone() })
-        }
-        // Of a run that was cut short.
-        (None, Some(edit)) if !edit.is_proven => {
+    let edited = match &state.edit {
+        // Of a run that was cut short, unless the file is edited anew.
+        Some(edit) if !edit.is_proven && change.is_none() => {
             let content = site.places.original(&site.host, edit)?;
             // Without its bytes the file stays as it is: better a runtime too many than a configuration lost.
             (content.is_some() || edit.before.is_none()).then(|| Undo { file: edit.file.clone(), content, edit: None })
@@ -121,32 +144,44 @@ fn planned(site: &Site, install: &Install, payload: &Payload, state: &State, fou
         _ => None,
     };
     Ok(Work {
-        must_restart: change.is_some() || !is_served || state.edit.as_ref().is_some_and(is_unread),
+        // What containerd serves is asked, since a killed run may have written without a restart.
+        must_restart: change.is_some()
+            || !Cri::of(&found.containerd).serves_within(PATIENCE)?
+            || state.edit.as_ref().is_some_and(is_unread),
         change,
         has_new_shim: installed.as_deref() != Some(&payload.shim),
         operator: operator(site, install, state)?,
-        undo,
+        before: Before {
+            is_shim_unproven: previous.is_some(),
+            shim: previous.or(installed),
+            operator: site.host.read(Path::new(OPERATOR_CONFIG))?,
+            edited,
+        },
     })
 }
 
-/// A file that others wrote is not replaced.
+/// A file that others wrote is neither replaced nor taken for ours.
 fn operator(site: &Site, install: &Install, state: &State) -> Result<Operator, Fault> {
     let now = site.host.read(Path::new(OPERATOR_CONFIG))?;
-    let is_ours = now.as_ref().is_some_and(|now| state.operator_config.as_deref() == Some(sha256(now).as_str()));
+    let is_ours = now.as_ref().is_some_and(|now| state.operator_config.contains(&sha256(now)));
     let Some(path) = &install.operator_config else {
         return Ok(if is_ours { Operator::Removed } else { Operator::Kept });
     };
     let wanted = fs::read(path).map_err(|source| Fault::Payload { path: path.clone(), source })?;
     match now {
-        Some(now) if now == wanted && is_ours => Ok(Operator::Kept),
-        Some(now) if now != wanted && !is_ours => Err(Fault::Refused(Refusal::Operator)),
+        Some(now) if now == wanted => Ok(Operator::Kept),
+        Some(_) if !is_ours => Err(Fault::Refused(Refusal::Operator)),
         _ => Ok(Operator::Written(wanted)),
     }
 }
 
 /// Everything that an install depends on.
-fn inputs(payload: &Payload, work: &Work, found: &Found) -> String {
-    let mut all = format!("{} {} {}", env!("CARGO_PKG_VERSION"), found.version, sha256(&payload.shim));
+fn inputs(site: &Site, payload: &Payload, work: &Work, found: &Found) -> String {
+    let [shim, wasm] = [&payload.shim, &payload.wasm].map(|bytes| sha256(bytes));
+    let mut all = format!("{} {} {shim} {wasm} {}", env!("CARGO_PKG_VERSION"), found.version, site.node.unit);
+    if let Operator::Written(text) = &work.operator {
+        all += &format!("\n{OPERATOR_CONFIG} {}", sha256(text));
+    }
     for file in found.files.all() {
         all += &format!("\n{} {}", file.path.display(), sha256(file.text.as_bytes()));
     }
@@ -159,13 +194,13 @@ fn inputs(payload: &Payload, work: &Work, found: &Found) -> String {
 fn carried_out(
     site: &Site,
     payload: &Payload,
-    work: &Work,
+    work: &mut Work,
     state: &mut State,
     containerd: Containerd,
 ) -> Result<(), Fault> {
     stage(site, payload, work, state)?;
     if let Some(change) = &work.change {
-        edit(site, change, state)?;
+        edit(site, change, &mut work.before.edited, state)?;
     }
     let containerd = if work.must_restart { site.restart()? } else { containerd };
     site.verify(&containerd, &payload.wasm)
@@ -175,8 +210,8 @@ fn carried_out(
 fn stage(site: &Site, payload: &Payload, work: &Work, state: &mut State) -> Result<(), Fault> {
     if work.has_new_shim {
         let shim = site.shim();
-        if let Some(previous) = site.host.read(&shim)? {
-            site.host.write(&site.places.previous_shim(), &previous, Mode::Program)?;
+        if let Some(previous) = &work.before.shim {
+            site.host.write(&site.places.previous_shim(), previous, Mode::Program)?;
         }
         site.host.write(&shim, &payload.shim, Mode::Program)?;
         site.progress.done("stage", &format!("{} (sha256 {})", shim.display(), &sha256(&payload.shim)[..12]));
@@ -185,40 +220,55 @@ fn stage(site: &Site, payload: &Payload, work: &Work, state: &mut State) -> Resu
     match &work.operator {
         Operator::Kept => {}
         Operator::Written(text) => {
-            state.operator_config = Some(sha256(text));
+            // Both the old one and this are ours until the node is verified.
+            state.operator_config.push(sha256(text));
             site.places.write(&site.host, state)?;
             site.host.write(path, text, Mode::Text)?;
             site.progress.done("stage", OPERATOR_CONFIG);
         }
         Operator::Removed => {
             site.host.remove(path)?;
-            state.operator_config = None;
-            site.places.write(&site.host, state)?;
+            site.progress.done("stage", &format!("{OPERATOR_CONFIG} is removed"));
         }
     }
     Ok(())
 }
 
 /// Writes the file; what it was, and what it will be, are written down before.
-fn edit(site: &Site, change: &Change, state: &mut State) -> Result<(), Fault> {
-    let is_ours = state.edit.as_ref().is_some_and(|edit| {
-        edit.file == change.path && change.before.as_ref().is_some_and(|text| sha256(text.as_bytes()) == edit.after)
-    });
-    // An edit of our own file keeps the backup of what was there before the first one.
-    if !is_ours && let Some(before) = &change.before {
-        site.host.write(&site.places.backup(), before.as_bytes(), Mode::Text)?;
+fn edit(site: &Site, change: &Change, undo: &mut Option<Undo>, state: &mut State) -> Result<(), Fault> {
+    if state.edit.as_ref().is_some_and(|edit| edit.file != change.path) {
+        // containerd does not read that file any more.
+        undo_edit(site, state)?;
+        state.edit = None;
+        site.places.write(&site.host, state)?;
     }
-    let before = match (&state.edit, is_ours) {
-        (Some(edit), true) => edit.before.clone(),
-        _ => change.before.as_ref().map(|text| sha256(text.as_bytes())),
+    let content = change.before.clone().map(String::into_bytes);
+    *undo = Some(Undo { file: change.path.clone(), content, edit: state.edit.clone() });
+    let hash = |text: &String| sha256(text.as_bytes());
+    let mut runtimes = change.runtimes.clone();
+    let before = match &state.edit {
+        // An edit of our own file keeps the backup of what was there before the first one.
+        Some(edit) if change.before.as_ref().is_some_and(|text| hash(text) == edit.after) => {
+            runtimes.extend(edit.runtimes.iter().filter(|name| !change.runtimes.contains(name)).cloned());
+            edit.before.clone()
+        }
+        known => {
+            let mut original = change.before.clone();
+            // Others have written it anew, with our table in it: that is no part of what is given back.
+            if let (Some(edit), Some(text)) = (known, &change.before)
+                && defines(text, &change.path)?
+            {
+                original = without(text, &change.path, &edit.runtimes)?;
+                runtimes.extend(edit.runtimes.iter().filter(|name| !change.runtimes.contains(name)).cloned());
+            }
+            if let Some(original) = &original {
+                site.host.write(&site.places.backup(), original.as_bytes(), Mode::Text)?;
+            }
+            original.as_ref().map(hash)
+        }
     };
-    state.edit = Some(Edit {
-        file: change.path.clone(),
-        before,
-        after: sha256(change.after.as_bytes()),
-        runtimes: change.runtimes.clone(),
-        is_proven: false,
-    });
+    let after = hash(&change.after);
+    state.edit = Some(Edit { file: change.path.clone(), before, after, runtimes, is_proven: false });
     site.places.write(&site.host, state)?;
     site.host.write(&change.path, change.after.as_bytes(), Mode::Text)?;
     site.progress.done("edit", &format!("{} has the runtime `wasm`", change.path.display()));
@@ -226,25 +276,24 @@ fn edit(site: &Site, change: &Change, state: &mut State) -> Result<(), Fault> {
 }
 
 /// Undoes what an install did; says how the node is then.
-fn taken_back(site: &Site, work: Work, state: &mut State, shim: Option<Vec<u8>>) -> String {
-    let was_edited = work.undo.is_some();
+fn taken_back(site: &Site, work: Work, state: &mut State) -> String {
+    let Before { shim, is_shim_unproven, operator, edited } = work.before;
+    let put = |path: &Path, content: &Option<Vec<u8>>, mode: Mode| match content {
+        Some(content) => site.host.write(path, content, mode),
+        None => site.host.remove(path),
+    };
     let undone = || -> Result<(), Fault> {
-        if let Some(undo) = work.undo {
-            match &undo.content {
-                Some(content) => site.host.write(&undo.file, content, Mode::Text)?,
-                None => site.host.remove(&undo.file)?,
-            }
-            state.edit = undo.edit;
-            site.progress.done("undo", &format!("{} is as it was", undo.file.display()));
+        if work.operator != Operator::Kept {
+            put(Path::new(OPERATOR_CONFIG), &operator, Mode::Text)?;
         }
-        if work.has_new_shim {
-            match &shim {
-                Some(shim) => site.host.write(&site.shim(), shim, Mode::Program)?,
-                None => site.host.remove(&site.shim())?,
-            }
+        if work.has_new_shim || is_shim_unproven {
+            put(&site.shim(), &shim, Mode::Program)?;
             site.host.remove(&site.places.previous_shim())?;
         }
-        if was_edited || work.must_restart {
+        if let Some(undo) = edited {
+            put(&undo.file, &undo.content, Mode::Text)?;
+            state.edit = undo.edit;
+            site.progress.done("undo", &format!("{} is as it was", undo.file.display()));
             site.restart()?;
         }
         Ok(())

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::str::FromStr;
 use std::time::SystemTime;
 
-/// On a DaemonSet while all of it goes: its pods then leave their nodes to the jobs.
+/// `true` on a DaemonSet while all of it goes: its pods then leave their nodes to the jobs.
 pub(crate) const UNINSTALLING: &str = "io.containerd.wasm.v1/uninstalling";
 /// The node's label; its values are those of [`Standing`].
 pub(crate) const LABEL: &str = "io.containerd.wasm.v1/node";
@@ -107,7 +107,7 @@ impl ThisNode {
         })
     }
 
-    /// Tells a warning, for `kubectl describe node`.
+    /// Tells what is to be known, for `kubectl describe node`.
     pub(crate) fn warn(&self, reason: &str, message: &str) -> Result<(), ApiError> {
         let now = SystemTime::now();
         let at = humantime::format_rfc3339_seconds(now).to_string();
@@ -144,7 +144,7 @@ impl ThisNode {
 
 fn is_deselected(daemonset: &Value, node: &Value) -> bool {
     let metadata = &daemonset["metadata"];
-    let goes = !metadata["deletionTimestamp"].is_null() || !metadata["annotations"][UNINSTALLING].is_null();
+    let goes = !metadata["deletionTimestamp"].is_null() || metadata["annotations"][UNINSTALLING] == "true";
     let Some(selector) = daemonset["spec"]["template"]["spec"]["nodeSelector"].as_object() else { return false };
     let labels = &node["metadata"]["labels"];
     !goes && labels.is_object() && selector.iter().any(|(key, value)| labels[key] != *value)
@@ -172,6 +172,8 @@ mod tests {
             (daemonset(json!({ "other": "x" }), json!({})), true),
             (daemonset(json!({ "pool": "b" }), json!({ "deletionTimestamp": "now" })), false),
             (daemonset(json!({ "pool": "b" }), json!({ "annotations": { UNINSTALLING: "true" } })), false),
+            // As the chart has it, and a rollback of the release puts it back.
+            (daemonset(json!({ "pool": "b" }), json!({ "annotations": { UNINSTALLING: "false" } })), true),
             (Value::Null, false),
         ];
         for (daemonset, expected) in cases {

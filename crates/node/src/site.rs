@@ -12,6 +12,7 @@ use crate::state::{Places, State, StateError};
 use crate::systemd::{Systemd, SystemdError, Unit};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ pub(crate) const OPERATOR_CONFIG: &str = "/etc/containerd-shim-wasm/config.toml"
 /// Where the shim keeps compiled code.
 pub(crate) const CACHE: &str = "/var/lib/containerd-shim-wasm";
 /// How long containerd may take to answer, as it is and after a restart.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at its unit.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -33,8 +34,10 @@ pub(crate) enum Fault {
     #[error("refused, and nothing was changed: {0}")]
     Refused(#[source] Refusal),
     /// The same would happen again.
-    #[error("not tried again with the same inputs, since it failed: {0}")]
-    Remembered(String),
+    #[error(
+        "not tried again with the same inputs, since it failed: {why}; what else was mended, {file} does not see: remove it to try again"
+    )]
+    Remembered { why: String, file: PathBuf },
     /// What was changed was taken back.
     #[error("failed, and was taken back: {why}; {afterwards}")]
     TakenBack { why: String, afterwards: String },
@@ -84,6 +87,12 @@ pub(crate) enum Refusal {
     )]
     Operator,
     #[error(transparent)]
+    Unwritable(HostError),
+    #[error(
+        "{unit} runs containerd with {found}, not with {named}: name it with --config (the chart's containerd.config)"
+    )]
+    OtherConfig { unit: String, found: PathBuf, named: PathBuf },
+    #[error(transparent)]
     Silent(ContainerdError),
     #[error(transparent)]
     Systemd(SystemdError),
@@ -103,6 +112,8 @@ pub(crate) struct Site {
     pub(crate) lease: Option<Lease>,
     /// Whose pod this is.
     pub(crate) daemonset: Option<ObjectName>,
+    /// Whether this process is told to end.
+    pub(crate) ends: AtomicBool,
 }
 
 /// What the installer brings.
@@ -140,6 +151,7 @@ impl Site {
             label,
             lease: None,
             daemonset: None,
+            ends: AtomicBool::new(false),
             node: node.clone(),
         })
     }
@@ -156,6 +168,11 @@ impl Site {
             site.daemonset = Some(name);
         }
         Ok(site)
+    }
+
+    /// This process, by the name of its host: a pod's is its own, and other pods' verifications are none of this one's.
+    pub(crate) fn installer(&self) -> String {
+        std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
     }
 
     /// The shim on the node.
@@ -196,6 +213,10 @@ impl Site {
         if unit.state != "active" {
             return refused(Refusal::Inactive { unit: name(), found: unit.state });
         }
+        if unit.config != self.node.config {
+            let (found, named) = (unit.config, self.node.config.clone());
+            return refused(Refusal::OtherConfig { unit: name(), found, named });
+        }
         let containerd = Containerd::await_answer(&self.host, &self.node.socket, PATIENCE);
         let containerd = containerd.map_err(|error| Fault::Refused(Refusal::Silent(error)))?;
         let version = containerd.version()?;
@@ -234,11 +255,16 @@ impl Site {
         }
     }
 
-    /// Waits for this node's turn, where nodes take turns.
+    /// Waits for this node's turn, where nodes take turns; gives up when this process is told to end.
     pub(crate) fn turn(&self) -> Result<Option<Held>, ApiError> {
+        self.turn_unless(&self.ends)
+    }
+
+    /// Waits for this node's turn, unless this is set.
+    pub(crate) fn turn_unless(&self, given_up: &AtomicBool) -> Result<Option<Held>, ApiError> {
         let Some(lease) = &self.lease else { return Ok(None) };
         let waiting = |holder: &str| format!("{holder} is at work: waiting for its turn");
-        let held = lease.hold(|holder| self.progress.doing("lease", &waiting(holder)))?;
+        let held = lease.hold(given_up, |holder| self.progress.doing("lease", &waiting(holder)))?;
         self.progress.done("lease", "it is this node's turn");
         Ok(Some(held))
     }
@@ -248,7 +274,7 @@ impl Site {
         self.progress.doing("restart", &format!("{} restarts; containers go on", self.node.unit));
         self.systemd.restart(&self.node.unit)?;
         let containerd = Containerd::await_answer(&self.host, &self.node.socket, PATIENCE)?;
-        Cri::of(&containerd).ready()?;
+        Cri::of(&containerd).becomes_ready(PATIENCE)?;
         self.progress.done("restart", &format!("{} is up, and CRI answers", self.node.unit));
         Ok(containerd)
     }

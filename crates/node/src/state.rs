@@ -1,6 +1,7 @@
 //! What is known of the install, in a file on the node: read at every start, written before what it announces is done.
 
 use crate::host::{Host, HostError, Mode, sha256};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -12,10 +13,8 @@ pub(crate) struct State {
     pub(crate) edit: Option<Edit>,
     /// The last verification, if it holds.
     pub(crate) verified: Option<Verified>,
-    /// The last install that failed.
-    pub(crate) failed: Option<Failed>,
-    /// sha256 of the operator file that was copied.
-    pub(crate) operator_config: Option<String>,
+    /// sha256 of the operator file that was copied, and of the one that is about to be.
+    pub(crate) operator_config: Vec<String>,
 }
 
 /// One file of containerd's configuration that is ours, or has something of ours.
@@ -40,6 +39,10 @@ pub(crate) struct Verified {
     pub(crate) version: String,
     /// sha256 of the shim.
     pub(crate) shim: String,
+    /// When containerd was started, microseconds since the epoch: it may serve something else since the next start.
+    pub(crate) started_us: u64,
+    /// Whose: the name of its host, which in a pod is the pod's.
+    pub(crate) by: String,
 }
 
 /// An install that failed, and is not tried again with the same inputs.
@@ -89,6 +92,11 @@ impl Places {
         self.dir.join("containerd-shim-wasm-v1.previous")
     }
 
+    /// The last install that failed; without this file it is tried again.
+    pub(crate) fn failure(&self) -> PathBuf {
+        self.dir.join("failed.json")
+    }
+
     /// The root filesystem and the output of containers that verify.
     pub(crate) fn verification(&self) -> PathBuf {
         self.dir.join("verify")
@@ -100,19 +108,36 @@ impl Places {
         Ok(bytes.filter(|bytes| edit.before.as_deref() == Some(sha256(bytes).as_str())))
     }
 
-    fn file(&self) -> PathBuf {
+    /// The file with the state.
+    pub(crate) fn state(&self) -> PathBuf {
         self.dir.join("state.json")
     }
 
     pub(crate) fn read(&self, host: &Host) -> Result<State, StateError> {
-        let Some(bytes) = host.read(&self.file())? else { return Ok(State::default()) };
-        serde_json::from_slice(&bytes).map_err(|source| StateError::Foreign { path: self.file(), source })
+        Ok(parsed(host, self.state())?.unwrap_or_default())
     }
 
     pub(crate) fn write(&self, host: &Host, state: &State) -> Result<(), StateError> {
-        let text = serde_json::to_vec_pretty(state).expect("plain data has a form in JSON");
-        Ok(host.write(&self.file(), &text, Mode::Text)?)
+        saved(host, &self.state(), state)
     }
+
+    pub(crate) fn failed(&self, host: &Host) -> Result<Option<Failed>, StateError> {
+        parsed(host, self.failure())
+    }
+
+    pub(crate) fn remember(&self, host: &Host, failed: &Failed) -> Result<(), StateError> {
+        saved(host, &self.failure(), failed)
+    }
+}
+
+fn parsed<T: DeserializeOwned>(host: &Host, path: PathBuf) -> Result<Option<T>, StateError> {
+    let Some(bytes) = host.read(&path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|source| StateError::Foreign { path, source })
+}
+
+fn saved(host: &Host, path: &Path, value: &impl Serialize) -> Result<(), StateError> {
+    let text = serde_json::to_vec_pretty(value).expect("plain data has a form in JSON");
+    Ok(host.write(path, &text, Mode::Text)?)
 }
 
 impl State {

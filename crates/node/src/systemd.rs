@@ -11,7 +11,7 @@ use crate::args::Asked;
 use crate::host::Host;
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,6 +32,8 @@ pub(crate) struct Unit {
     pub(crate) state: String,
     /// When its main process was started, microseconds since the epoch; 0 if never.
     pub(crate) started_us: u64,
+    /// The configuration that its command names, or containerd's own choice.
+    pub(crate) config: PathBuf,
 }
 
 /// Why systemd did not do it.

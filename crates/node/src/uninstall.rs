@@ -3,10 +3,14 @@
 use crate::config::{RUNTIME, without};
 use crate::containerd::Containerd;
 use crate::cri::{Cri, Sandbox};
-use crate::host::{Mode, sha256};
+use crate::host::{Lock, Mode, sha256};
 use crate::site::{CACHE, Fault, OPERATOR_CONFIG, Refusal, Site};
 use crate::state::State;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long another run on this node may take to end.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What becomes of Wasm pods that run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +23,15 @@ pub(crate) enum Pods {
 
 /// Takes everything away, or refuses while pods use it.
 pub(crate) fn uninstall(site: &Site, pods: Pods) -> Result<(), Fault> {
-    let lock = site.host.lock(&site.places.lock())?;
-    let state = site.state()?;
+    // An installer that ends finishes what it has begun.
+    let waiting = || site.progress.doing("lock", "another wasm-node works on this node: waiting for it to end");
+    let lock = site.host.lock_within(PATIENCE, &site.places.lock(), waiting)?;
+    let mut state = site.state()?;
+    let is_bare = state.edit.is_none() && state.operator_config.is_empty();
+    if is_bare && site.host.changed_at(&site.shim()).is_none() {
+        // Of an install that was refused: whatever was the matter is none of this.
+        return swept(site, lock);
+    }
     let found = site.found(&state)?;
     let cri = Cri::of(&found.containerd);
     let sandboxes = cri.sandboxes()?;
@@ -34,7 +45,7 @@ pub(crate) fn uninstall(site: &Site, pods: Pods) -> Result<(), Fault> {
         site.progress.doing("drain", &format!("the sandbox of pod {} is removed", sandbox.pod));
         cri.remove(&sandbox.id)?;
     }
-    let edited = undo_edit(site, &state)?;
+    let edited = undo_edit(site, &mut state)?;
     if edited || cri.served().is_ok() && state.edit.is_some() {
         let containerd = site.restart()?;
         still_served(site, &containerd, &state);
@@ -47,18 +58,23 @@ pub(crate) fn uninstall(site: &Site, pods: Pods) -> Result<(), Fault> {
         site.progress.warn("config", &said);
     }
     files(site, &state)?;
+    swept(site, lock)
+}
+
+fn swept(site: &Site, lock: Lock) -> Result<(), Fault> {
     // The lock's file goes with the directory.
     site.host.remove_all(&site.places.dir)?;
     drop(lock);
     let operator = Path::new(OPERATOR_CONFIG).parent().unwrap_or(Path::new(OPERATOR_CONFIG));
     site.systemd.sweep(Path::new(CACHE), &[&site.node.install_dir, operator])?;
+    site.say(None)?;
     site.progress.done("uninstall", "nothing of wasm-node is left on this node");
     Ok(())
 }
 
-/// Whether the configuration was changed.
-fn undo_edit(site: &Site, state: &State) -> Result<bool, Fault> {
-    let Some(edit) = &state.edit else { return Ok(false) };
+/// Takes our runtime out of the file that has it. Whether that was changed.
+pub(crate) fn undo_edit(site: &Site, state: &mut State) -> Result<bool, Fault> {
+    let Some(edit) = &mut state.edit else { return Ok(false) };
     let Some(now) = site.host.read(&edit.file)? else { return Ok(false) };
     let hash = sha256(&now);
     if edit.before.as_deref() == Some(hash.as_str()) {
@@ -74,11 +90,17 @@ fn undo_edit(site: &Site, state: &State) -> Result<bool, Fault> {
         return Ok(true);
     }
     // Somebody else has edited it since, or the backup is gone: all but our table stays.
-    match without(&String::from_utf8_lossy(&now), &edit.file, &edit.runtimes)? {
-        Some(text) => site.host.write(&edit.file, text.as_bytes(), Mode::Text)?,
-        None => site.host.remove(&edit.file)?,
+    let file = edit.file.clone();
+    match without(&String::from_utf8_lossy(&now), &file, &edit.runtimes)? {
+        Some(text) => {
+            // So that a run that is cut short here knows the file as ours.
+            edit.before = Some(sha256(text.as_bytes()));
+            site.places.write(&site.host, state)?;
+            site.host.write(&file, text.as_bytes(), Mode::Text)?;
+        }
+        None => site.host.remove(&file)?,
     }
-    site.progress.done("config", &format!("the runtime is out of {}; edits of others stay", edit.file.display()));
+    site.progress.done("config", &format!("the runtime is out of {}; edits of others stay", file.display()));
     Ok(true)
 }
 
@@ -92,9 +114,9 @@ fn still_served(site: &Site, containerd: &Containerd, state: &State) {
 
 fn files(site: &Site, state: &State) -> Result<(), Fault> {
     let operator = Path::new(OPERATOR_CONFIG);
-    if let Some(ours) = &state.operator_config {
+    if !state.operator_config.is_empty() {
         match site.host.read(operator)? {
-            Some(text) if sha256(&text) != *ours => {
+            Some(text) if !state.operator_config.contains(&sha256(&text)) => {
                 site.progress.warn("files", &format!("{OPERATOR_CONFIG} was edited by others: it stays"));
             }
             _ => site.host.remove(operator)?,

@@ -4,26 +4,29 @@ use super::{Cluster, ClusterError, LOOK};
 use crate::host::sha256;
 use serde_json::{Value, json};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// Seconds for one node: containerd restarts, and CRI answers.
 const DEADLINE_S: u32 = 300;
+/// How long a job that was deleted may take to go.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What a node's own uninstall must not be told: it speaks to no API server.
 const NOT_FOR_JOBS: [&str; 5] =
     ["WASM_NODE_NODE", "WASM_NODE_LEASE", "WASM_NODE_STAY", "WASM_NODE_OPERATOR_CONFIG", "WASM_NODE_DAEMONSET"];
 
 impl Cluster<'_> {
-    /// Runs the job to its end, and removes it.
-    pub(super) fn clean(&self, node: &str, template: &Value) -> Result<(), ClusterError> {
+    /// Runs the job to its end, and removes it. Why the node is not clean, if it is not.
+    pub(super) fn clean(&self, node: &str, template: &Value) -> Result<Option<String>, ClusterError> {
         let name = format!("{}-clean-{}", self.release, &sha256(node.as_bytes())[..10]);
         let folder = format!("/apis/batch/v1/namespaces/{}/jobs", self.namespace);
         let path = format!("{folder}/{name}");
         // One of a run that was cut short.
-        self.remove(&path)?;
+        self.remove(&name, &path)?;
         self.progress.doing("clean", &format!("node {node}"));
         self.api.post(&folder, &job(&name, self.namespace, node, template))?;
         let ended = loop {
             let Some(job) = self.api.get(&path)? else {
-                return Err(ClusterError::Job { node: node.to_owned(), why: "its job was deleted".to_owned() });
+                return Ok(Some("was not cleaned: its job was deleted".to_owned()));
             };
             let conditions = job["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let is = |kind: &str| conditions.iter().find(|one| one["type"] == kind && one["status"] == "True").cloned();
@@ -41,27 +44,34 @@ impl Cluster<'_> {
             Ok(()) => None,
             Err(message) => Some(self.last_words(&name)?.unwrap_or(message)),
         };
-        self.remove(&path)?;
-        match why {
-            None => {
-                self.progress.done("clean", &format!("node {node}"));
-                Ok(())
-            }
-            Some(why) => Err(ClusterError::Job { node: node.to_owned(), why }),
+        self.remove(&name, &path)?;
+        if why.is_none() {
+            self.progress.done("clean", &format!("node {node}"));
         }
+        Ok(why.map(|why| format!("was not cleaned: {why}")))
     }
 
     /// What the pod of the job said last.
     fn last_words(&self, job: &str) -> Result<Option<String>, ClusterError> {
-        let selector = format!("/api/v1/namespaces/{}/pods?labelSelector=job-name%3D{job}", self.namespace);
-        let pods = self.api.get(&selector)?.unwrap_or_default();
+        let pods = self.api.get(&self.pods_of(job))?.unwrap_or_default();
         let message = &pods["items"][0]["status"]["containerStatuses"][0]["state"]["terminated"]["message"];
         Ok(message.as_str().and_then(|text| text.trim().lines().last()).map(str::to_owned))
     }
 
-    fn remove(&self, path: &str) -> Result<(), ClusterError> {
+    fn pods_of(&self, job: &str) -> String {
+        format!("/api/v1/namespaces/{}/pods?labelSelector=job-name%3D{job}", self.namespace)
+    }
+
+    /// Removes the job, and waits until its pod is gone: it holds the node's lock.
+    fn remove(&self, job: &str, path: &str) -> Result<(), ClusterError> {
         self.api.delete(path)?;
-        while self.api.get(path)?.is_some() {
+        let deadline = Instant::now() + PATIENCE;
+        let is_left = || -> Result<bool, ClusterError> {
+            let pods = self.api.get(&self.pods_of(job))?.unwrap_or_default();
+            Ok(self.api.get(path)?.is_some() || pods["items"].as_array().is_some_and(|pods| !pods.is_empty()))
+        };
+        // A pod of a node that is out of reach stays for ever.
+        while is_left()? && Instant::now() < deadline {
             thread::sleep(LOOK);
         }
         Ok(())

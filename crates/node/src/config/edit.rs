@@ -38,11 +38,18 @@ impl Files {
     /// The change that adds our runtime, by this path of the shim. `ours` is the file that we wrote before, if any: its
     /// table is written anew. None if nothing is to be changed.
     pub(crate) fn with_runtime(&self, shim: &Path, ours: Option<&Path>) -> Result<Option<Change>, ConfigError> {
-        if let Some(path) = self.defining().into_iter().find(|path| Some(*path) != ours) {
+        // A copy of our table that another tool made of the whole section, once we had written ours, does no harm.
+        let is_copy = |path: &Path| ours.is_some() && self.defines_shim(path, shim);
+        if let Some(path) = self.defining().into_iter().find(|path| Some(*path) != ours && !is_copy(path)) {
             return Err(ConfigError::Defined { path: path.to_owned() });
         }
         self.nothing_replaces()?;
-        let drop_in = ours.filter(|path| *path != self.main.path).map(Path::to_owned).or_else(|| self.drop_in());
+        // It stays where it is, as long as containerd reads it there.
+        let drop_in = match ours {
+            Some(path) if path == self.main.path => None,
+            Some(path) if self.is_imported(path) => Some(path.to_owned()),
+            _ => self.drop_in(),
+        };
         let (path, before, mut document) = match drop_in {
             Some(path) => {
                 let existing = self.imported.iter().find(|file| file.path == path).map(|file| file.text.clone());
@@ -117,6 +124,21 @@ impl Files {
         (self.daemon >= Daemon { major: 2, minor: 0 }).then(|| dir.join(DROP_IN))
     }
 
+    fn is_imported(&self, path: &Path) -> bool {
+        let matches = |pattern: &String| glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_path(path));
+        self.patterns.iter().any(matches)
+    }
+
+    /// Whether the file's runtime of our name is this shim.
+    fn defines_shim(&self, path: &Path, shim: &Path) -> bool {
+        let of = |form: &Form| {
+            let file = self.all().find(|file| file.path == path)?;
+            let runtime = file.runtimes(form.plugin)?.get(RUNTIME)?.as_table_like()?;
+            Some(runtime.get("runtime_type")?.as_str()? == shim.to_string_lossy())
+        };
+        super::FORMS.iter().filter_map(of).any(|is_shim| is_shim)
+    }
+
     fn nothing_replaces(&self) -> Result<(), ConfigError> {
         let replaced = self.imported.iter().find(|file| self.daemon.major < 2 && file.cri(self.form.plugin).is_some());
         match replaced {
@@ -129,11 +151,15 @@ impl Files {
     }
 }
 
+/// Whether the text has a runtime of our name.
+pub(crate) fn defines(text: &str, path: &Path) -> Result<bool, ConfigError> {
+    Ok(super::File::parse(text.to_owned(), path)?.defines())
+}
+
 /// The text without the runtimes that were added to it, and without the tables that only led to them. None if nothing
 /// but our note and the version remains.
 pub(crate) fn without(text: &str, path: &Path, added: &[String]) -> Result<Option<String>, ConfigError> {
-    let mut document: DocumentMut =
-        text.parse().map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+    let mut document = super::File::parse(text.to_owned(), path)?.document;
     for form in super::FORMS {
         take_out(document.as_table_mut(), &["plugins", form.plugin, "containerd", "runtimes"], added);
     }

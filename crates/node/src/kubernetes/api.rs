@@ -12,8 +12,12 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 /// Where the kubelet puts the service account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// The longest answer.
+/// The longest that an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest that it may be, in bytes: 100 nodes or pods with all that others note in them.
+const LONGEST: u64 = 64 << 20;
+/// Objects of one answer.
+const PAGE: usize = 100;
 
 /// Why the API server did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +37,8 @@ pub(crate) enum ApiError {
         #[source]
         source: Box<ureq::Error>,
     },
+    #[error("waiting for this node's turn was given up: the installer is told to end")]
+    GivenUp,
     #[error("the API server answers {status} to {method} {path}: {message}")]
     Refused { method: &'static str, path: String, status: StatusCode, message: String },
 }
@@ -59,10 +65,30 @@ impl Api {
         Ok(Api { agent: config.proxy(None).build().into(), server: format!("https://{host}:{port}") })
     }
 
-    /// An object or a list; none if it is not there.
+    /// A client that reaches nobody.
+    #[cfg(test)]
+    pub(crate) fn nowhere() -> Api {
+        Api { agent: Agent::config_builder().build().into(), server: "https://127.0.0.1:1".to_owned() }
+    }
+
+    /// An object; none if it is not there.
     pub(crate) fn get(&self, path: &str) -> Result<Option<Value>, ApiError> {
         let request = self.agent.get(self.url(path)).header("Authorization", bearer()?);
         absent_is_none(answer("GET", path, request.call()))
+    }
+
+    /// The objects of a list, page by page.
+    pub(crate) fn list(&self, path: &str, mut seen: impl FnMut(&Value)) -> Result<(), ApiError> {
+        let mark = if path.contains('?') { '&' } else { '?' };
+        let mut next = String::new();
+        loop {
+            let page = self.get(&format!("{path}{mark}limit={PAGE}&continue={next}"))?.unwrap_or_default();
+            page["items"].as_array().into_iter().flatten().for_each(&mut seen);
+            match page["metadata"]["continue"].as_str() {
+                Some(token) if !token.is_empty() => next = token.to_owned(),
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// Changes what a merge patch names (RFC 7396).
@@ -111,7 +137,7 @@ fn answer(
     let failed = |source| ApiError::Transport { method, path: path.to_owned(), source: Box::new(source) };
     let mut response = response.map_err(failed)?;
     let status = response.status();
-    let body: Value = response.body_mut().read_json().map_err(failed)?;
+    let body: Value = response.body_mut().with_config().limit(LONGEST).read_json().map_err(failed)?;
     if status.is_success() {
         return Ok(body);
     }

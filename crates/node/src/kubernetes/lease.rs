@@ -3,9 +3,11 @@
 
 use super::{Api, ApiError, ObjectName};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A holder that has not been heard of for so long has gone.
 const LASTS: Duration = Duration::from_secs(60);
@@ -19,6 +21,16 @@ pub(crate) struct Lease {
     api: Api,
     name: ObjectName,
     holder: String,
+    /// Another's hold, as it was last seen to change.
+    seen: Arc<Mutex<Option<Seen>>>,
+}
+
+/// Somebody's hold, and since when it is the same by this node's own clock: the clocks of two nodes differ.
+#[derive(Debug)]
+struct Seen {
+    holder: String,
+    renewed: String,
+    since: Instant,
 }
 
 /// It is held until this is dropped.
@@ -31,13 +43,16 @@ pub(crate) struct Held {
 
 impl Lease {
     pub(crate) fn new(api: Api, name: ObjectName, holder: &str) -> Lease {
-        Lease { api, name, holder: holder.to_owned() }
+        Lease { api, name, holder: holder.to_owned(), seen: Arc::default() }
     }
 
-    /// Waits for its turn; `told` hears who has it meanwhile, each once.
-    pub(crate) fn hold(&self, told: impl Fn(&str)) -> Result<Held, ApiError> {
+    /// Waits for its turn, unless it is given up; `told` hears who has it meanwhile, each once.
+    pub(crate) fn hold(&self, given_up: &AtomicBool, told: impl Fn(&str)) -> Result<Held, ApiError> {
         let mut last = String::new();
         loop {
+            if given_up.load(Ordering::SeqCst) {
+                return Err(ApiError::GivenUp);
+            }
             match self.attempt()? {
                 None => break,
                 Some(holder) => {
@@ -69,7 +84,7 @@ impl Lease {
                 let kind = json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata });
                 self.api.post(&self.folder(), &self.held_by(kind, &self.holder, now))
             }
-            Some(lease) => match other_holder(&lease, &self.holder, now) {
+            Some(lease) => match self.other_holder(&lease, Instant::now()) {
                 Some(other) => return Ok(Some(other)),
                 None => self.api.put(&self.path(), &self.held_by(lease, &self.holder, now)),
             },
@@ -83,10 +98,29 @@ impl Lease {
 
     fn release(&self) -> Result<(), ApiError> {
         match self.api.get(&self.path())? {
-            Some(lease) if other_holder(&lease, &self.holder, SystemTime::now()).is_none() => {
+            Some(lease) if lease["spec"]["holderIdentity"] == self.holder => {
                 self.api.put(&self.path(), &self.held_by(lease, "", SystemTime::now())).map(drop)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Who else holds it now: whoever it names, until that has been the same for as long as a lease lasts.
+    fn other_holder(&self, lease: &Value, now: Instant) -> Option<String> {
+        let text = |key: &str| lease["spec"][key].as_str().unwrap_or_default().to_owned();
+        let (holder, renewed) = (text("holderIdentity"), text("renewTime"));
+        if holder.is_empty() || holder == self.holder {
+            return None;
+        }
+        let mut seen = self.seen.lock().expect("nobody panics with it");
+        match &*seen {
+            Some(last) if last.holder == holder && last.renewed == renewed => {
+                (now.duration_since(last.since) < LASTS).then_some(holder)
+            }
+            _ => {
+                *seen = Some(Seen { holder: holder.clone(), renewed, since: now });
+                Some(holder)
+            }
         }
     }
 
@@ -122,35 +156,31 @@ impl Drop for Held {
     }
 }
 
-/// Who holds it now, other than `holder`.
-fn other_holder(lease: &Value, holder: &str, now: SystemTime) -> Option<String> {
-    let spec = &lease["spec"];
-    let name = spec["holderIdentity"].as_str().unwrap_or_default();
-    if name.is_empty() || name == holder {
-        return None;
-    }
-    let renewed = spec["renewTime"].as_str().and_then(|time| humantime::parse_rfc3339(time).ok())?;
-    let lasts = Duration::from_secs(spec["leaseDurationSeconds"].as_u64().unwrap_or(LASTS.as_secs()));
-    (now < renewed + lasts).then(|| name.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_passes_on_when_it_is_free_or_over() {
-        let now = humantime::parse_rfc3339("2026-01-01T00:01:00Z").unwrap();
-        let lease = |holder: &str, renewed: &str| json!({"spec": {"holderIdentity": holder, "leaseDurationSeconds": 60, "renewTime": renewed}});
+    fn a_lease_passes_on_when_it_is_free_or_not_renewed() {
+        let name = "ns/lease".parse().unwrap();
+        let lease = Lease::new(Api::nowhere(), name, "a");
+        let held = |holder: &str, renewed: &str| json!({"spec": {"holderIdentity": holder, "renewTime": renewed}});
+        let begin = Instant::now();
+        // Whatever the holder's clock says.
         let cases = [
-            (lease("b", "2026-01-01T00:00:30.000000Z"), Some("b".to_owned())),
-            (lease("b", "2026-01-01T00:00:00.000000Z"), None),
-            (lease("a", "2026-01-01T00:00:30.000000Z"), None),
-            (lease("", "2026-01-01T00:00:30.000000Z"), None),
-            (json!({}), None),
+            (held("b", "1999"), 0, true),
+            (held("b", "1999"), 59, true),
+            (held("b", "1999"), 61, false),
+            (held("b", "2099"), 61, true),
+            (held("b", "2100"), 120, true),
+            (held("c", "2100"), 181, true),
+            (held("a", "2100"), 181, false),
+            (held("", "2100"), 181, false),
+            (json!({}), 181, false),
         ];
-        for (lease, expected) in cases {
-            assert_eq!(other_holder(&lease, "a", now), expected, "{lease}");
+        for (object, after_s, is_held) in cases {
+            let other = lease.other_holder(&object, begin + Duration::from_secs(after_s));
+            assert_eq!(other.is_some(), is_held, "{object} after {after_s} s");
         }
     }
 }

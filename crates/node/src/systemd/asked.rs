@@ -9,12 +9,15 @@ use rustbus::signature::Type;
 use rustbus::wire::ObjectPath;
 use rustbus::wire::unmarshal::traits::Variant;
 use rustbus::{DuplexConn, MessageBuilder, RpcConn};
+use std::path::PathBuf;
 use std::time::Duration;
 
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
 const OBJECT: &str = "/org/freedesktop/systemd1";
+/// What containerd reads where its command names no file.
+const USUAL_CONFIG: &str = "/etc/containerd/config.toml";
 /// Between two looks for an answer.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -60,6 +63,7 @@ pub(crate) fn answer(asked: &Asked) -> Result<String, AskError> {
                 kill_mode: bus.text(&path, SERVICE, "KillMode")?,
                 state: bus.text(&path, UNIT, "ActiveState")?,
                 started_us: bus.started(&path)?,
+                config: config_of(&bus.command(&path)?),
             };
             Ok(serde_json::to_string(&unit).expect("plain data has a form in JSON"))
         }
@@ -155,6 +159,18 @@ impl Bus<'_> {
         value.map_err(|error| self.failed(NAME)(error.into()))
     }
 
+    /// The words of its command.
+    fn command(&mut self, object: &ObjectPath<String>) -> Result<Vec<String>, AskError> {
+        const NAME: &str = "ExecStart";
+        let reply = self.property(object, SERVICE, NAME)?;
+        let reply = reply.unmarshall_all().map_err(|error| self.failed(NAME)(error.into()))?;
+        let mut words = Vec::new();
+        for value in &reply.params {
+            strings(value, 0, &mut words);
+        }
+        Ok(words)
+    }
+
     fn property(
         &mut self,
         object: &ObjectPath<String>,
@@ -195,6 +211,38 @@ impl Bus<'_> {
     }
 }
 
+/// The words within the innermost lists: of `ExecStart` (`a(sasbttttuii)`) the commands' arguments.
+fn strings(value: &Param<'_, '_>, depth: usize, into: &mut Vec<String>) {
+    match value {
+        Param::Base(Base::String(text)) if depth == 2 => into.push(text.clone()),
+        Param::Base(_) => {}
+        Param::Container(Container::Variant(variant)) => strings(&variant.value, depth, into),
+        Param::Container(Container::Array(array)) => {
+            array.values.iter().for_each(|value| strings(value, depth + 1, into));
+        }
+        Param::Container(Container::Struct(fields)) => fields.iter().for_each(|value| strings(value, depth, into)),
+        Param::Container(_) => {}
+    }
+}
+
+/// What containerd's command line has for `--config`.
+fn config_of(words: &[String]) -> PathBuf {
+    let mut words = words.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        let named = match word {
+            "-c" | "--config" | "-config" => words.next(),
+            word => word
+                .strip_prefix("--config=")
+                .or_else(|| word.strip_prefix("-config="))
+                .or_else(|| word.strip_prefix("-c=")),
+        };
+        if let Some(path) = named {
+            return path.into();
+        }
+    }
+    USUAL_CONFIG.into()
+}
+
 fn manager(name: &str) -> MarshalledMessage {
     MessageBuilder::new().call(name).with_interface(MANAGER).on(OBJECT).build()
 }
@@ -218,4 +266,23 @@ fn text(text: &str) -> Param<'static, 'static> {
 fn array(element: &str, values: Vec<Param<'static, 'static>>) -> Param<'static, 'static> {
     let mut types = Type::parse_description(element).expect("the signature is a constant of this file");
     Container::Array(Array { element_sig: types.remove(0), values }).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_names_the_configuration() {
+        let cases = [
+            (&["/usr/bin/containerd"][..], USUAL_CONFIG),
+            (&["containerd", "-c", "/a"], "/a"),
+            (&["containerd", "--log-level", "info", "--config", "/b"], "/b"),
+            (&["containerd", "--config=/c"], "/c"),
+        ];
+        for (words, expected) in cases {
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            assert_eq!(config_of(&words), PathBuf::from(expected), "{words:?}");
+        }
+    }
 }
