@@ -25,8 +25,8 @@ demo: build ## Run sample images on a private containerd: output, exit code, vol
 	test/demo.sh $(SHIM)
 
 REGISTRY ?= registry.example.com/wasm
-# As target/images/NAME.tar, for `ctr images import`, `docker load` and `kind load image-archive`: by docker with its buildx from the
-# Dockerfiles in images/, without them by the project's own image-tar. With PUSH=1 to REGISTRY, several PLATFORMS at once.
+# As target/images/NAME.tar, for `ctr images import` and `kind load image-archive`. With PUSH=1 from the Dockerfiles in images/, by docker
+# with its buildx, to REGISTRY, several PLATFORMS at once.
 IMAGES ?=
 images: build ## Build the installer's image and the samples' (IMAGES: these) as REGISTRY/NAME:VERSION; PUSH=1 pushes them (root)
 	@test/deps.sh test

@@ -10,8 +10,8 @@
 #   PUSH       if set, they are pushed, and named by digest; needs buildx
 #   PLATFORMS  what they are for, where buildx builds them (default: this machine's). For another architecture's installer
 #              OUT/node/ARCHITECTURE has to hold its two binaries.
-# With docker and its buildx, they are built from their Dockerfiles; without, by the project's own image-tar: the same files in one
-# layer. Each is OUT/NAME.tar then, for `ctr images import`, `docker load` and `kind load image-archive`, or pushed.
+# Each is OUT/NAME.tar then, for `ctr images import` and `kind load image-archive`, made by the project's own image-tar. What is pushed
+# is built by docker with its buildx from the Dockerfiles: the same files.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -33,10 +33,7 @@ fail() {
 }
 [ "$version" != latest ] || fail "VERSION is latest, which is another image at every pull: name a version"
 [ $# -gt 0 ] || set -- $(cd "$here" && ls -d */ | tr -d /)
-buildx=
-if docker buildx version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
-	buildx=1
-elif [ -n "${PUSH:-}" ]; then
+if [ -n "${PUSH:-}" ] && ! { docker buildx version && docker info; } >/dev/null 2>&1; then
 	fail "PUSH is set, and there is no docker with buildx to push with: push $out/NAME.tar by another tool, or install buildx"
 fi
 
@@ -50,17 +47,11 @@ install -m 0755 "$binaries/wasm-node" "$binaries/containerd-shim-wasm-v1" "$out/
 for name in "$@"; do
 	reference=$registry/$name:$version
 	[ "$name" != node ] || reference=$registry/containerd-shim-wasm-node:$version
-	if [ -n "$buildx" ]; then
-		to=--output=type=docker,dest=$out/$name.tar
-		[ -z "${PUSH:-}" ] || to=--push
-		docker buildx build --quiet --platform "${PLATFORMS:-linux/$architecture}" --tag "$reference" --provenance=false "$to" \
+	if [ -n "${PUSH:-}" ]; then
+		docker buildx build --quiet --platform "${PLATFORMS:-linux/$architecture}" --tag "$reference" --provenance=false --push \
 			--metadata-file "$out/$name.json" --file "$here/$name/Dockerfile" "$out/$name" >/dev/null
 		digest=$(sed -n 's/.*"containerimage.digest": *"\(sha256:[0-9a-f]*\)".*/\1/p' "$out/$name.json" | head -n 1)
-		if [ -n "${PUSH:-}" ]; then
-			say "$reference is pushed: $registry/$(basename "${reference%:*}")@$digest"
-		else
-			say "$reference is $out/$name.tar"
-		fi
+		say "$reference is pushed: ${reference%:*}@$digest"
 	elif [ "$name" = node ]; then
 		files=$(mktemp -d "$out/.node.XXXXXX")
 		cp "$out/node/$architecture/"* "$out/node/verify.wasm" "$files/"

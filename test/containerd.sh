@@ -44,7 +44,7 @@ system_package() { # DIR
 }
 
 need_go() {
-	command -v go >/dev/null || fail "go is missing: install Go 1.25 or newer to build containerd $1"
+	command -v go >/dev/null || fail "go is missing: install Go 1.26 or newer to build containerd $1"
 }
 
 from_go() { # VERSION DIR

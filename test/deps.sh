@@ -81,7 +81,7 @@ fi
 case $set in
 test | kind | vm | bench)
 	command -v go >/dev/null && exit 0
-	echo "deps.sh: go is missing: install Go 1.25 or newer (it builds containerd 2.4, crictl and the Go guests)" >&2
+	echo "deps.sh: go is missing: install Go 1.26 or newer (it builds containerd 2.4, crictl and the Go guests)" >&2
 	exit 1
 	;;
 esac

@@ -33,7 +33,7 @@ mkdir -p "$target"
 for tool in "${tools[@]}"; do
 	[ ! -x "$target/$tool" ] || continue
 	if ! command -v go >/dev/null; then
-		say "go is missing: install Go 1.25 or newer to build $tool"
+		say "go is missing: install Go 1.26 or newer to build $tool"
 		exit 1
 	fi
 	say "building $tool in $target, which may take some minutes"

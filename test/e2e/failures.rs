@@ -191,6 +191,8 @@ fn a_deselected_node_is_cleaned(cluster: &Cluster) -> Result<()> {
     pooled(cluster, &other, "=yes")?;
     install(cluster, &[&format!("nodeSelector.{POOL}=yes")])?;
     stands(cluster, &node, None)?;
+    until("its installer is gone", || Ok(pod_on(cluster, &node)?.is_none().then_some(())))?;
+    ensure!(testkit::kit::standing_of(cluster, &node)?.is_none(), "it is labelled again");
     until("nothing is left on it", || nothing_on(cluster, &node).map(Some))?;
     ensure!(cluster.on(&node, &format!("sha256sum <{CONFIG}"))? == original, "its configuration is not what it was");
     // Selected again.

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 use testkit::cluster::{APPS, Cluster, KIT, until};
 use testkit::kit::{
-    INSTALLER, LABEL, RELEASE, config_hash, install, installed, installer, log_of, nothing_on, pod_on, stands, started,
-    starts, warned,
+    INSTALLER, LABEL, RELEASE, config_hash, install, installed, installer, installer_of, log_of, nothing_on, pod_on,
+    stands, started, starts, warned,
 };
 
 /// On nodes that have never had it.
@@ -30,6 +30,7 @@ pub(crate) const MEANWHILE: &[Row] = rows![
     crate::lifecycle::a_replaced_configuration_is_repaired,
     crate::lifecycle::a_restarted_node_is_verified_again,
     crate::lifecycle::a_new_version_goes_in_and_out_under_running_pods,
+    crate::lifecycle::a_shim_that_does_not_work_stays_on_one_node,
     crate::lifecycle::a_configuration_that_breaks_is_taken_back,
     crate::lifecycle::a_token_labels_its_own_node_only,
 ];
@@ -39,6 +40,7 @@ pub(crate) const AFTER: &[Row] = rows![
     crate::lifecycle::uninstall_is_refused_while_pods_run,
     crate::lifecycle::uninstall_leaves_every_byte_as_it_was,
     crate::readme::the_first_path_leads_to_an_answer,
+    crate::readme::manifests_and_samples_do_without_helm,
     crate::lifecycle::pods_are_rejected_without_the_runtime_class,
 ];
 
@@ -161,12 +163,26 @@ fn a_replaced_configuration_is_repaired(cluster: &Cluster) -> Result<()> {
 fn a_restarted_node_is_verified_again(cluster: &Cluster) -> Result<()> {
     installed(cluster)?;
     let [_, node] = cluster.workers();
-    let before = started(cluster, &node)?;
+    let container = || -> Result<serde_json::Value> {
+        Ok(pod_on(cluster, &node)?.context("no installer")?["status"]["containerStatuses"][0]["containerID"].clone())
+    };
+    let (before, installer) = (started(cluster, &node)?, container()?);
     cluster.docker(&["restart", &node])?;
     until("the node is back", || {
         cluster.on(&node, "systemctl is-active containerd")?;
         Ok((started(cluster, &node)? != before).then_some(()))
     })?;
+    // Not before the installer is back: until then the node is as it was.
+    until("the installer runs again", || {
+        let now = container()?;
+        Ok((!now.is_null() && now != installer).then_some(()))
+    })?;
+    let log = until("the node is verified again", || {
+        let log = log_of(cluster, &node)?;
+        Ok(log.contains("=verified").then_some(log))
+    })?;
+    ensure!(log.find("=pending") < log.find("=verified"), "it was not unlabelled before:\n{log}");
+    ensure!(log.contains("=pending"), "it was not unlabelled:\n{log}");
     installed(cluster)?;
     cluster.kubectl(&["wait", "--for", "condition=Ready", &format!("node/{node}"), "--timeout", "120s"])?;
     let hello = guest("after-restart", &["/hello.wasm"]);
@@ -221,6 +237,33 @@ fn a_new_version_goes_in_and_out_under_running_pods(cluster: &Cluster) -> Result
     cluster.delete(&[running, loaded, service])
 }
 
+fn a_shim_that_does_not_work_stays_on_one_node(cluster: &Cluster) -> Result<()> {
+    installed(cluster)?;
+    let broken = "0.0.8";
+    cluster.load(&installer_of(cluster, broken, b"\x7fELF of no machine".to_vec())?)?;
+    let before: Vec<String> = cluster.workers().iter().map(|node| started(cluster, node)).collect::<Result<_>>()?;
+    install(cluster, &[&format!("image.tag={broken}")])?;
+    let standing = |node: &String| testkit::kit::standing_of(cluster, node);
+    let has_failed = |node: &&String| standing(node).is_ok_and(|standing| standing.as_deref() == Some("failed"));
+    let workers = cluster.workers();
+    let node = until("a node has failed", || Ok(workers.iter().find(has_failed).cloned()))?;
+    warned(cluster, &node, "failed, and was taken back")?;
+    // The one before runs there again; Wasm pods do not come to it until it is verified.
+    cluster.on(&node, "/opt/wasm/bin/containerd-shim-wasm-v1 -v")?;
+    let other = workers.iter().find(|other| **other != node).context("two workers")?;
+    let image = |pod: &serde_json::Value| pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
+    let held =
+        cluster.kubectl(&["rollout", "status", &format!("daemonset/{INSTALLER}"), "-n", KIT, "--timeout", "25s"]);
+    ensure!(held.is_err(), "the rollout went on");
+    let pod = pod_on(cluster, other)?.context("no installer")?;
+    ensure!(!image(&pod).ends_with(broken), "the other node has the broken one too");
+    stands(cluster, other, Some("verified"))?;
+    installed(cluster)?;
+    let after: Vec<String> = cluster.workers().iter().map(|node| started(cluster, node)).collect::<Result<_>>()?;
+    ensure!(before == after, "containerd was restarted for a shim: {before:?} {after:?}");
+    Ok(())
+}
+
 fn a_configuration_that_breaks_is_taken_back(cluster: &Cluster) -> Result<()> {
     // The node's containerd does not start with our runtime in its configuration.
     cluster.helm(&["uninstall", RELEASE, "-n", KIT, "--timeout", "300s"])?;
@@ -244,9 +287,7 @@ fn a_configuration_that_breaks_is_taken_back(cluster: &Cluster) -> Result<()> {
     warned(cluster, &node, "not tried again with the same inputs")?;
     let after = starts(cluster, &node)?;
     ensure!(after - before <= 2, "containerd was started {} times", after - before);
-    cluster.on(&node, &format!("rm {unit} && systemctl daemon-reload && rm -r /opt/wasm/state"))?;
-    let pod = pod_on(cluster, &node)?.context("no installer")?;
-    cluster.kubectl(&["delete", "pod", "-n", KIT, pod["metadata"]["name"].as_str().unwrap_or_default()])?;
+    cluster.on(&node, &format!("rm {unit} && systemctl daemon-reload && rm /opt/wasm/state/failed.json"))?;
     installed(cluster)
 }
 
@@ -304,11 +345,14 @@ fn uninstall_is_refused_while_pods_run(cluster: &Cluster) -> Result<()> {
     let log = cluster.kubectl(&["logs", "-n", KIT, "-l", "app.kubernetes.io/component=uninstaller", "--tail", "5"])?;
     ensure!(log.contains(&format!("{APPS}/sleeper")), "the pods are not named: {log}");
     cluster.workers().iter().try_for_each(|node| stands(cluster, node, Some("verified")))?;
-    cluster.delete(&[sleeper])
+    cluster.delete(&[sleeper])?;
+    // The same command goes on.
+    cluster.helm(&["uninstall", RELEASE, "-n", KIT, "--timeout", "300s"])?;
+    cluster.workers().iter().try_for_each(|node| stands(cluster, node, None))
 }
 
 fn uninstall_leaves_every_byte_as_it_was(cluster: &Cluster) -> Result<()> {
-    // Continues the one that was refused.
+    installed(cluster)?;
     cluster.helm(&["uninstall", RELEASE, "-n", KIT, "--timeout", "300s"])?;
     for node in cluster.workers() {
         stands(cluster, &node, None)?;

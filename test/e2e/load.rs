@@ -1,4 +1,5 @@
-//! A client in the cluster: one request after the other, each over a new connection, until it is told to stop.
+//! A client in the cluster: one request after the other, each over a new connection, until it is told to stop. It rests between
+//! two, since the nodes share their processors with it.
 
 use crate::workloads::pod;
 use anyhow::{Context, Result, ensure};
@@ -19,7 +20,7 @@ impl<'a> Load<'a> {
         let address = service["spec"]["clusterIP"].as_str().context("the service has no address")?;
         let script = format!(
             "ask() {{ wget -q -O - http://{address}/ >/dev/null; }}; until ask; do sleep 1; done; echo begun; ok=0; bad=0; \
-             while [ ! -e /tmp/stop ]; do if ask; then ok=$((ok+1)); else bad=$((bad+1)); fi; done; echo done $ok $bad"
+             while [ ! -e /tmp/stop ]; do if ask; then ok=$((ok+1)); else bad=$((bad+1)); fi; sleep 0.02; done; echo done $ok $bad"
         );
         let mut client = pod(
             "client",

@@ -32,15 +32,20 @@ pub fn prepare(cluster: &Cluster) -> Result<()> {
         rootfs = rootfs.file(&format!("{stem}.wasm"), &guests::module(guest)?);
     }
     cluster.load(&Image::new(GUESTS).rootfs(rootfs).entrypoint(["/http.wasm"]))?;
+    cluster.load(&busybox(BUSYBOX)?)?;
+    cluster.apply(&[namespace(KIT, "privileged"), namespace(APPS, "restricted")])?;
+    // A cluster that was kept has another build's, under the same name.
+    cluster.kubectl(&["delete", "pods", "-n", KIT, "-l", "app.kubernetes.io/component=installer"]).map(drop)
+}
+
+/// The image of Linux programs under this reference.
+pub fn busybox(reference: &str) -> Result<Image> {
     let busybox = fs::read("/bin/busybox").context("read busybox-static")?;
     let mut rootfs = Rootfs::new().directory("bin").file("bin/busybox", &busybox).directory("tmp").mode(0o1777);
     for applet in ["cat", "echo", "ls", "nc", "sh", "sleep", "true", "wget"] {
         rootfs = rootfs.symlink(&format!("bin/{applet}"), "busybox");
     }
-    cluster.load(&Image::new(BUSYBOX).rootfs(rootfs).entrypoint(["/bin/sh"]))?;
-    cluster.apply(&[namespace(KIT, "privileged"), namespace(APPS, "restricted")])?;
-    // A cluster that was kept has another build's, under the same name.
-    cluster.kubectl(&["delete", "pods", "-n", KIT, "-l", "app.kubernetes.io/component=installer"]).map(drop)
+    Ok(Image::new(reference).rootfs(rootfs).entrypoint(["/bin/sh"]))
 }
 
 /// A namespace of this level of Pod Security.
@@ -53,6 +58,8 @@ pub fn namespace(name: &str, level: &str) -> Value {
 /// Takes away what a row that failed has left: its workloads, and an uninstall that was refused.
 pub fn tidy(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["delete", "deployments,jobs,pods,services", "-n", APPS, "--all"])?;
+    // What is waited for is said by this row.
+    cluster.kubectl(&["delete", "events", "-n", "default", "--all"])?;
     let releases = cluster.helm(&["list", "-n", KIT, "--uninstalling", "-q"])?;
     if releases.lines().any(|release| release == RELEASE) {
         cluster.helm(&["uninstall", RELEASE, "-n", KIT, "--timeout", "300s"])?;
@@ -62,7 +69,11 @@ pub fn tidy(cluster: &Cluster) -> Result<()> {
 
 /// The installer of a version; `more` is added to the shim, which does not look at its end.
 pub fn installer(cluster: &Cluster, version: &str, more: &str) -> Result<Image> {
-    let shim = [cluster.program("containerd-shim-wasm-v1")?, more.as_bytes().to_vec()].concat();
+    installer_of(cluster, version, [cluster.program("containerd-shim-wasm-v1")?, more.as_bytes().to_vec()].concat())
+}
+
+/// The installer of a version that brings this shim.
+pub fn installer_of(cluster: &Cluster, version: &str, shim: Vec<u8>) -> Result<Image> {
     let verify = wat::parse_file(checkout::of_crate("testkit").join("../../images/node/verify.wat"))?;
     let rootfs = Rootfs::new()
         .file("wasm-node", &cluster.program("wasm-node")?)
@@ -144,9 +155,10 @@ pub fn started(cluster: &Cluster, node: &str) -> Result<String> {
     cluster.on(node, "systemctl show containerd -p ExecMainStartTimestampMonotonic -p NRestarts")
 }
 
-/// How often containerd was started since the node is up, by its own first line.
+/// How often systemd has begun to start containerd since the node is up.
 pub fn starts(cluster: &Cluster, node: &str) -> Result<usize> {
-    let log = cluster.on(node, "journalctl -u containerd -o cat --no-pager | grep -c 'starting containerd' || true")?;
+    let log =
+        cluster.on(node, "journalctl -u containerd -o cat --no-pager | grep -c '^Starting containerd' || true")?;
     Ok(log.trim().parse()?)
 }
 
@@ -154,8 +166,8 @@ pub fn starts(cluster: &Cluster, node: &str) -> Result<usize> {
 pub fn nothing_on(cluster: &Cluster, node: &str) -> Result<()> {
     let left = cluster.on(
         node,
-        "ls -d /opt/wasm /etc/containerd-shim-wasm/* /var/lib/containerd-shim-wasm/* /run/containerd/s/*wasm* 2>/dev/null; \
-         grep -rl containerd-shim-wasm /etc/containerd; pgrep -a containerd-shim-wasm; \
+        "ls -d /opt/wasm /etc/containerd-shim-wasm/* /var/lib/containerd-shim-wasm/* 2>/dev/null; \
+         grep -rl containerd-shim-wasm /etc/containerd; pgrep -af '[/]containerd-shim-wasm-v1'; \
          find /sys/fs/cgroup -maxdepth 4 -name '*wasm-verify*'; ctr ns ls -q | grep wasm; true",
     )?;
     ensure!(left.trim().is_empty(), "left on {node}:\n{left}");
