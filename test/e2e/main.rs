@@ -7,6 +7,7 @@ mod killed;
 mod lifecycle;
 mod load;
 mod nodes;
+mod plain;
 mod readme;
 mod workloads;
 
