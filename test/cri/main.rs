@@ -44,8 +44,7 @@ fn main() -> ExitCode {
         .on(&[Version::V2_4], mounts::OF_NEWER_VERSIONS)
         .on(&between, lifecycle::CASES)
         .on(&between, logs::CASES)
-        .on(&[Version::V2_1], restarts::CASES)
-        .on(&[Version::V2_3], restarts::OF_CONTAINERD)
+        .on(&between, restarts::CASES)
         .on(&every, images::CASES)
         .run()
 }

@@ -16,8 +16,6 @@ pub(crate) const CASES: Cases = cases![
     crate::restarts::a_pod_whose_shim_was_killed_is_told_and_removed,
     crate::restarts::pods_outlive_a_killed_containerd,
 ];
-/// Of containerd 2.3: it forgets the containers of a killed shim without asking for their deletion, so that their cgroups stay.
-pub(crate) const OF_CONTAINERD: Cases = cases![crate::restarts::pods_outlive_a_killed_containerd];
 
 /// What pods have on the node.
 #[derive(Debug, Default)]

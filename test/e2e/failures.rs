@@ -104,28 +104,20 @@ fn pods_end_by_term_within_their_grace_and_by_kill_after_it(cluster: &Cluster) -
         is_ready(cluster, name)?;
     }
     thread::scope(|scope| {
-        scope.spawn(|| cluster.ask("kill", 8080, "/slow?ms=50000"));
+        scope.spawn(|| cluster.ask("kill", 8080, "/slow?ms=50000&say=in-flight"));
         until("the request is in flight", || {
-            Ok((cluster.ask("kill", 8080, "/")? == "hello from wasm\n").then_some(()))
+            Ok(cluster.kubectl(&["logs", "-n", APPS, "kill"])?.contains("in-flight").then_some(()))
         })?;
         for (name, _, _, code) in cases {
             cluster.kubectl(&["delete", "pod", name, "-n", APPS, "--wait=false"])?;
-            let ended = ends(cluster, name, code)?;
+            // Before it ends: then the kubelet sets the time anew.
             let pod = cluster.get(&["pod", name, "-n", APPS])?;
+            let ended = ends(cluster, name, code)?;
             // Both are times in UTC, of whole seconds; the second one is when the grace is over.
             let (at, over) = (ended["finishedAt"].as_str(), pod["metadata"]["deletionTimestamp"].as_str());
             ensure!(at.is_some() && over.is_some(), "{pod}");
             ensure!((at >= over) == (code == 137), "{name} ended at {at:?}, its grace is over at {over:?}");
-            cluster.kubectl(&[
-                "patch",
-                "pod",
-                name,
-                "-n",
-                APPS,
-                "--type=merge",
-                "-p",
-                r#"{"metadata":{"finalizers":null}}"#,
-            ])?;
+            cluster.let_go(name)?;
         }
         cluster.delete(&pods)
     })

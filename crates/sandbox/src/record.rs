@@ -10,6 +10,8 @@ use std::path::{Component, Path, PathBuf};
 
 /// The file's name in the bundle.
 const NAME: &str = "wasm.json";
+/// How the files begin by which a pod's bundle lists those of its containers.
+const LISTED: &str = "wasm-";
 /// The form of this file. A later release reads older forms.
 const VERSION: u32 = 1;
 
@@ -138,9 +140,44 @@ impl Record {
             .map_err(|source| RecordError::Write { path, source })
     }
 
+    /// Lists what is saved in `bundle` in the bundle of its pod: of a pod whose shim was killed, containerd 2.3 has only the
+    /// sandbox's deleted. A pod whose bundle is gone lists nothing.
+    pub fn list(bundle: &Path, pod: &Path) -> Result<(), RecordError> {
+        Record::unlist(bundle, pod)?;
+        let path = entry(bundle, pod);
+        match fs::hard_link(bundle.join(NAME), &path) {
+            Err(source) if pod.exists() => Err(RecordError::Write { path, source }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes it off the list.
+    pub fn unlist(bundle: &Path, pod: &Path) -> Result<(), RecordError> {
+        remove(entry(bundle, pod))
+    }
+
+    /// The bundles of those that a pod's bundle lists, each with its record.
+    pub fn listed(pod: &Path) -> Result<Vec<(PathBuf, Record)>, RecordError> {
+        let unreadable = |source| RecordError::Read { path: pod.to_owned(), source };
+        let mut listed = Vec::new();
+        for entry in fs::read_dir(pod).map_err(unreadable)? {
+            let name = entry.map_err(unreadable)?.file_name();
+            let id = name.to_str().and_then(|name| name.strip_prefix(LISTED)?.strip_suffix(".json"));
+            if let Some(id) = id
+                && let Some(record) = Record::read(pod.join(&name))?
+            {
+                listed.push((pod.with_file_name(id), record));
+            }
+        }
+        Ok(listed)
+    }
+
     /// Reads it from the bundle; `None` if nothing was recorded.
     pub fn load(bundle: &Path) -> Result<Option<Record>, RecordError> {
-        let path = bundle.join(NAME);
+        Record::read(bundle.join(NAME))
+    }
+
+    fn read(path: PathBuf) -> Result<Option<Record>, RecordError> {
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(RecordError::Read { path, source }),
@@ -161,12 +198,21 @@ impl Record {
 
     /// Removes it from the bundle.
     pub fn remove(bundle: &Path) -> Result<(), RecordError> {
-        let path = bundle.join(NAME);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RecordError::Write { path, source: error }),
-            _ => Ok(()),
-        }
+        remove(bundle.join(NAME))
     }
+}
+
+fn remove(path: PathBuf) -> Result<(), RecordError> {
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RecordError::Write { path, source: error }),
+        _ => Ok(()),
+    }
+}
+
+/// Where a pod's bundle lists another, which has the name of its container.
+fn entry(bundle: &Path, pod: &Path) -> PathBuf {
+    let id = bundle.file_name().unwrap_or_default().to_string_lossy();
+    pod.join(format!("{LISTED}{id}.json"))
 }
 
 fn is_below_root(path: &Path) -> bool {
@@ -205,6 +251,25 @@ mod tests {
     fn a_record_of_a_later_release_is_refused_by_name() {
         let error = load(&FIRST.replace("\"version\":1", "\"version\":2")).unwrap_err();
         assert!(error.contains("has version 2, and this shim reads up to 1: use the shim that wrote it"), "{error}");
+    }
+
+    #[test]
+    fn a_pod_lists_the_records_of_its_containers_until_they_are_released() {
+        let bundles = tempfile::tempdir().unwrap();
+        let [pod, container] = ["pod", "c.1"].map(|id| bundles.path().join(id));
+        Record::list(&container, &pod).expect("a pod that is gone lists nothing");
+        for bundle in [&pod, &container] {
+            fs::create_dir(bundle).unwrap();
+            fs::write(bundle.join(NAME), FIRST).unwrap();
+        }
+        for _ in ["the first", "one made again of the same id"] {
+            Record::list(&container, &pod).unwrap();
+        }
+        let record = Record::load(&container).unwrap().unwrap();
+        fs::remove_dir_all(&container).unwrap();
+        assert_eq!(Record::listed(&pod).unwrap(), [(container.clone(), record)]);
+        Record::unlist(&container, &pod).unwrap();
+        assert_eq!(Record::listed(&pod).unwrap(), []);
     }
 
     #[test]

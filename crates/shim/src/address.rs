@@ -27,6 +27,14 @@ const SCHEME: &str = "unix://";
 #[derive(Debug, Clone)]
 pub(crate) struct Address(PathBuf);
 
+/// A group of containers that one shim serves.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) address: Address,
+    /// Of its first container: of a pod, the sandbox.
+    pub(crate) bundle: PathBuf,
+}
+
 /// What [`Address::claim`] found.
 pub(crate) enum Claim {
     /// Nobody listens: the server that the caller forks is to, see [`Address::listen`].

@@ -28,6 +28,13 @@ pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
     let mut response = DeleteResponse::new();
     response.exit_status = KILLED;
     response.exited_at = MessageField::some(timestamp(SystemTime::now()));
+    for (member, record) in Record::listed(&bundle)? {
+        // Where its bundle is there, it has a delete of its own.
+        if !member.exists() {
+            give_back(&member, &record);
+        }
+        Record::unlist(&member, &bundle)?;
+    }
     if let Some(record) = Record::load(&bundle)? {
         response.pid = record.pid.unwrap_or_default();
         undo(&args.id, &bundle, &record)?;
@@ -40,6 +47,14 @@ pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
         address.remove_if_dead()?;
     }
     Ok(std::io::stdout().write_all(&response.write_to_bytes()?)?)
+}
+
+/// Undoes what a container owns that containerd has forgotten. What fails keeps nothing else from it.
+fn give_back(bundle: &Path, record: &Record) {
+    let id = bundle.file_name().unwrap_or_default().to_string_lossy();
+    if let Err(error) = undo(&id, bundle, record).and_then(|()| run_hooks(&id, record)) {
+        tracing::warn!(%id, error = plan::one_line(error.as_ref()), "something of a forgotten container stays");
+    }
 }
 
 fn undo(id: &str, bundle: &Path, record: &Record) -> anyhow::Result<()> {

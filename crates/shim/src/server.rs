@@ -1,7 +1,7 @@
 //! The server of one group of containers: one process, one thread, one async runtime.
 //! The main loop turns the runtime, and forks children between two turns of it.
 
-use crate::address::{Address, AddressError};
+use crate::address::{AddressError, Group};
 use crate::events::Publisher;
 use crate::service::Service;
 use crate::spawner;
@@ -30,12 +30,12 @@ pub(crate) struct Settings {
     pub(crate) namespace: String,
     pub(crate) grpc: PathBuf,
     pub(crate) ttrpc: PathBuf,
-    pub(crate) address: Address,
+    pub(crate) group: Group,
 }
 
 /// Serves until containerd shuts the empty group down, and ends the process.
 pub(crate) fn serve(settings: Settings, listener: Result<UnixListener, AddressError>) -> ! {
-    let address = settings.address.clone();
+    let address = settings.group.address.clone();
     let code = match run(settings, listener) {
         Ok(()) => 0,
         Err(error) => {
@@ -59,11 +59,11 @@ fn run(settings: Settings, listener: Result<UnixListener, AddressError>) -> anyh
     let host = Host::new(Variant::PLAIN).map_err(|failure| anyhow!("{failure:?}"))?;
     let host = Arc::new(host);
     let quit = Arc::new(Notify::new());
-    let address = settings.address.clone();
+    let address = settings.group.address.clone();
     let (server, publisher) = runtime.block_on(async {
         let publisher = Publisher::start(settings.ttrpc, settings.namespace.clone());
         let containerd = oci::Containerd { address: settings.grpc, namespace: settings.namespace };
-        let tasks = Tasks::new(containerd, settings.address, spawner, node, host, publisher.clone(), quit.clone());
+        let tasks = Tasks::new(containerd, settings.group, spawner, node, host, publisher.clone(), quit.clone());
         let tasks = Arc::new(tasks);
         let watched = tasks.clone();
         tokio::spawn(async move { watched.end_when_forgotten().await });

@@ -1,7 +1,7 @@
 //! The `start` action: finds or makes the shim of a container's group, and tells containerd its address.
 //! Tiny and quick: it runs once for each container, and forks the server without a second exec.
 
-use crate::address::{Address, Claim};
+use crate::address::{Address, Claim, Group};
 use crate::args::Args;
 use crate::bootstrap::Bootstrap;
 use crate::{log, server};
@@ -18,12 +18,12 @@ pub(crate) fn start(args: Args) -> anyhow::Result<()> {
             namespace: bootstrap.namespace.clone(),
             grpc: bootstrap.grpc.clone(),
             ttrpc: bootstrap.ttrpc.clone(),
-            address: address.clone(),
+            group: Group { address: address.clone(), bundle: bundle.clone() },
         };
         let verbosity = if args.debug { log::Verbosity::Debug } else { log::Verbosity::Info };
         sandbox::process::daemonize(held.into(), |held| {
             // First: the start action waits for it.
-            let listener = settings.address.listen(held);
+            let listener = settings.group.address.listen(held);
             log::to_bundle(&bundle, verbosity);
             server::serve(settings, listener);
         })

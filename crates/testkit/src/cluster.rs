@@ -80,6 +80,12 @@ impl Cluster {
         run("kubectl", &["delete", "--ignore-not-found", "-f", "-"], &list.to_string()).map(drop)
     }
 
+    /// Takes the finalizers off a pod of [`APPS`]: it goes once it has ended.
+    pub fn let_go(&self, pod: &str) -> Result<()> {
+        let none = r#"{"metadata":{"finalizers":null}}"#;
+        self.kubectl(&["patch", "pod", pod, "-n", APPS, "--type=merge", "-p", none]).map(drop)
+    }
+
     /// An object or a list; null if it is not there.
     pub fn get(&self, args: &[&str]) -> Result<Value> {
         let text = self.kubectl(&[&["get", "--ignore-not-found", "-o", "json"], args].concat())?;

@@ -57,6 +57,11 @@ pub fn namespace(name: &str, level: &str) -> Value {
 
 /// Takes away what a row that failed has left: its workloads, and an uninstall that was refused.
 pub fn tidy(cluster: &Cluster) -> Result<()> {
+    let pods = cluster.get(&["pods", "-n", APPS])?;
+    let held = pods["items"].as_array().into_iter().flatten().filter(|pod| !pod["metadata"]["finalizers"].is_null());
+    for pod in held {
+        cluster.let_go(pod["metadata"]["name"].as_str().unwrap_or_default())?;
+    }
     cluster.kubectl(&["delete", "deployments,jobs,pods,services", "-n", APPS, "--all"])?;
     // What is waited for is said by this row.
     cluster.kubectl(&["delete", "events", "-n", "default", "--all"])?;

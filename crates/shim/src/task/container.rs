@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug, Default)]
 pub(crate) struct Owned {
     pub(crate) bundle: PathBuf,
+    /// The bundle of its pod, if that is another.
+    pub(crate) pod: Option<PathBuf>,
     pub(crate) rootfs: PathBuf,
     pub(crate) cgroup: Option<Arc<Cgroup>>,
     pub(crate) record: Option<Record>,
@@ -56,6 +58,23 @@ pub(crate) enum ReleaseError {
 }
 
 impl Owned {
+    /// Records what is about to be taken.
+    pub(crate) fn note(&mut self, record: Record) -> Result<(), RecordError> {
+        record.save(&self.bundle)?;
+        self.record = Some(record);
+        match &self.pod {
+            Some(pod) => Record::list(&self.bundle, pod),
+            None => Ok(()),
+        }
+    }
+
+    /// Records the process that was made, too.
+    pub(crate) fn name_process(&mut self, pid: u32) -> Result<(), RecordError> {
+        let Some(record) = &mut self.record else { return Ok(()) };
+        record.pid = Some(pid);
+        record.save(&self.bundle)
+    }
+
     /// Gives everything back. What is gone already is no error, so a failed release can be tried again.
     pub(crate) async fn release(&self, id: &str, spawner: &Spawner) -> Result<(), ReleaseError> {
         if let Some(runc) = &self.runc {
@@ -72,6 +91,9 @@ impl Owned {
         if let Some(record) = &self.record {
             // Before the record goes: the delete action runs them if this shim cannot.
             hooks::after_stop(spawner, id, &record.poststop, &record.told).await;
+        }
+        if let Some(pod) = &self.pod {
+            Record::unlist(&self.bundle, pod)?;
         }
         Ok(Record::remove(&self.bundle)?)
     }

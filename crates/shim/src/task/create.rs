@@ -100,7 +100,8 @@ pub(super) async fn create(tasks: &Tasks, task: &Arc<Task>) -> Result<u32, Creat
     }
     let (Stdio { kept, child: ends }, logger) = output::open(tasks, &request.id, &task.main.streams).await?;
     let rootfs = request.rootfs();
-    let mut owned = Owned { bundle: request.bundle.clone(), rootfs, ..Owned::default() };
+    let pod = Some(&tasks.group.bundle).filter(|first| **first != request.bundle).cloned();
+    let mut owned = Owned { bundle: request.bundle.clone(), pod, rootfs, ..Owned::default() };
     let mut termination_file = None;
     let Made { child, console, kind, reports, memory_limit_bytes } =
         match make(tasks, task, ends, &mut owned, &mut termination_file).await {
@@ -147,7 +148,7 @@ async fn make(
     let request = &task.request;
     // containerd 2.3 and newer does not run `start` for a pod's later containers, so their bundles get theirs here.
     if !Address::is_saved(&request.bundle) {
-        tasks.address.save(&request.bundle)?;
+        tasks.group.address.save(&request.bundle)?;
     }
     let (rootfs, layers) = (owned.rootfs.clone(), request.layers.clone());
     // Where forks are made: mapped layers take one.

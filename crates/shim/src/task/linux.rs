@@ -41,12 +41,11 @@ pub(super) async fn make(
             (Some(parents), missing)
         }
     };
-    let record = Record::of_linux(path, missing, request.layers.clone(), runc.how());
-    record.save(&owned.bundle)?;
-    let record = owned.record.insert(record);
+    let record = Record::of_linux(path, missing.clone(), request.layers.clone(), runc.how());
+    owned.note(record)?;
     if let Some(parents) = parents {
         // Those that were made go, also if one could not be.
-        owned.parents.insert(parents).create(&record.parents)?;
+        owned.parents.insert(parents).create(&missing)?;
     }
     owned.cgroup = Some(cgroup);
     owned.runc = Some(runc.clone());
@@ -54,8 +53,7 @@ pub(super) async fn make(
     rootfs::unmount(&owned.rootfs)?;
     runc.mount(&tasks.spawner, &owned.rootfs, &request.layers).await?;
     let (child, console) = run(ends, &task.main.streams, |streams| runc.create(&tasks.spawner, streams)).await?;
-    record.pid = Some(child.pid());
-    if let Err(error) = record.save(&owned.bundle) {
+    if let Err(error) = owned.name_process(child.pid()) {
         child.end().await;
         return Err(error.into());
     }

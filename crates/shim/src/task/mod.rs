@@ -16,7 +16,7 @@ mod state;
 mod termination;
 mod watch;
 
-use crate::address::Address;
+use crate::address::Group;
 use crate::events::Publisher;
 use crate::metrics;
 use crate::spawner::Spawner;
@@ -47,7 +47,7 @@ pub(crate) use state::{Exit, Move, State};
 pub(crate) struct Tasks {
     tasks: Mutex<Registry>,
     containerd: oci::Containerd,
-    address: Address,
+    group: Group,
     spawner: Spawner,
     node: NodeMounts,
     host: Arc<engine::Host>,
@@ -88,7 +88,7 @@ pub(crate) struct Task {
 impl Tasks {
     pub(crate) fn new(
         containerd: oci::Containerd,
-        address: Address,
+        group: Group,
         spawner: Spawner,
         node: NodeMounts,
         host: Arc<engine::Host>,
@@ -96,7 +96,7 @@ impl Tasks {
         quit: Arc<Notify>,
     ) -> Tasks {
         let (tasks, vacant, takes_orphans) = (Mutex::default(), Notify::new(), OnceLock::new());
-        Tasks { tasks, containerd, address, spawner, node, host, publisher, quit, vacant, takes_orphans }
+        Tasks { tasks, containerd, group, spawner, node, host, publisher, quit, vacant, takes_orphans }
     }
 
     /// The task of that id, once it is created.
@@ -298,7 +298,7 @@ impl Tasks {
             return;
         }
         registry.closed = true;
-        if let Err(error) = self.address.remove() {
+        if let Err(error) = self.group.address.remove() {
             tracing::error!(error = plan::one_line(&error), "the shim's socket stays");
         }
         self.end_if_empty(&registry);

@@ -133,10 +133,9 @@ fn claim(owned: &mut Owned, layers: Vec<rootfs::Layer>, plan: &RunPlan) -> Resul
     let cgroup = Arc::new(Cgroup::of(&plan.isolation.cgroup).map_err(CreateError::Hierarchy)?);
     cgroup.ensure_free()?;
     let points = rootfs::missing_mount_points(&owned.rootfs, plan)?;
-    let record = Record::new(plan, cgroup.missing_parents(&plan.limits), layers, points);
-    record.save(&owned.bundle)?;
-    let record = owned.record.insert(record);
-    rootfs::make_mount_points(&owned.rootfs, &record.mount_points)?;
+    let record = Record::new(plan, cgroup.missing_parents(&plan.limits), layers, points.clone());
+    owned.note(record)?;
+    rootfs::make_mount_points(&owned.rootfs, &points)?;
     limits::note(&plan.id, &cgroup.create(&plan.limits)?);
     // Not before it is made: what another made is not removed.
     owned.cgroup = Some(cgroup.clone());
@@ -191,12 +190,9 @@ impl Room {
         let plan = &self.plan;
         let (child, mut channel) = self.fork(tasks, artifact).await?;
         // While the process makes itself ready.
-        if let Some(record) = &mut owned.record {
-            record.pid = Some(child.pid());
-            if let Err(error) = record.save(&owned.bundle) {
-                child.end().await;
-                return Err(Confining::Failed(error.into()));
-            }
+        if let Err(error) = owned.name_process(child.pid()) {
+            child.end().await;
+            return Err(Confining::Failed(error.into()));
         }
         if let Err(error) = limits::enter(tasks, &self.cgroup, child.pid(), plan, &mut channel.orders).await {
             child.end().await;

@@ -43,6 +43,7 @@ fn route(request: IncomingRequest, out: ResponseOutparam, calls: u64) -> Result<
         "/headers" => say(out, 200, &headers(&request)),
         "/big" => big(out, query.number("bytes")),
         "/slow" => {
+            println!("{}", query.text("say"));
             sleep(query.number("ms"));
             say(out, 200, "slept\n")
         }
