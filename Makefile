@@ -9,7 +9,7 @@ PREFIX ?= /usr/local
 VERSION ?= $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo images test test-churn test-vm test-kind critest fuzz bench bench-check bench-kind bench-density bench-build lint install deps clean
+.PHONY: help build demo images test test-churn test-vm test-kind test-arm64 critest fuzz bench bench-check bench-kind bench-density bench-build lint install deps clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -64,6 +64,11 @@ test-kind: build ## Bring up a cluster of kind, run the kit's rows on it, take i
 	test/wasm-rust.sh
 	cargo test --release --locked --workspace --no-run --test e2e
 	test/e2e/run.sh cargo test --release --locked --workspace --test e2e -- $(ARGS)
+
+# Not in CI: building for another processor takes a quarter of an hour.
+test-arm64: build ## Build for arm64 and run the samples on a node of that kind, in a VM (root; on amd64)
+	@test/deps.sh arm64
+	test/arm64.sh $(TARGET_DIR)
 
 # The peer is a workspace of its own: its dependencies are not the product's. Linked as it is shipped: it has no static form.
 PEER_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/peer

@@ -43,7 +43,8 @@ END
 	echo "# kubectl apply --filename uninstall.yaml"
 	echo "# kubectl --namespace $name wait job/$name-uninstall --for condition=complete --timeout 1h"
 	echo "# kubectl delete --filename uninstall.yaml --filename install.yaml"
-	echo "# If it fails, its log says why: delete the job and apply this again."
+	echo "# A job that failed is waited for in vain, and says why: kubectl --namespace $name logs job/$name-uninstall"
+	echo "# Delete it then, and apply this again."
 	# Without the annotations of Helm's hooks, which are all that these have.
 	render --show-only templates/uninstall-rbac.yaml --show-only templates/uninstall.yaml |
 		sed -e '/^  annotations:$/d' -e '/^    helm\.sh\/hook/d'

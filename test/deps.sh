@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building, testing and the demo need beyond the Rust toolchain, on Debian 12 and Ubuntu.
-# Usage: test/deps.sh build|demo|test|kind|vm|bench   (each includes those before it, kind, vm and bench those of test; default: test)
+# Usage: test/deps.sh build|demo|test|kind|vm|arm64|bench   (each includes those before it, the last four those of test; default: test)
 # Idempotent; installs only what is absent.
 set -euo pipefail
 
@@ -10,6 +10,7 @@ tests=(busybox-static containernetworking-plugins curl iproute2 iptables openssl
 # What a private Docker and a cluster's nodes are made with, where none are to be had.
 kind=(kmod)
 vm=(qemu-system-x86 e2fsprogs)
+arm64=(qemu-system-arm gcc-aarch64-linux-gnu cpio xz-utils)
 bench=(crun libseccomp-dev pkg-config g++ wrk)
 # Not beside a Node.js that has another origin, whose package brings npm along.
 command -v node >/dev/null && command -v npm >/dev/null || tests+=(nodejs npm)
@@ -21,9 +22,10 @@ demo) wanted=("${build[@]}" "${demo[@]}") ;;
 test) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}") ;;
 kind) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}" "${kind[@]}") ;;
 vm) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}" "${vm[@]}") ;;
+arm64) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}" "${arm64[@]}") ;;
 bench) wanted=("${build[@]}" "${demo[@]}" "${tests[@]}" "${bench[@]}") ;;
 *)
-	echo "deps.sh: unknown set '$set': expected build, demo, test, kind, vm or bench" >&2
+	echo "deps.sh: unknown set '$set': expected build, demo, test, kind, vm, arm64 or bench" >&2
 	exit 2
 	;;
 esac
@@ -36,11 +38,12 @@ fi
 if ! command -v apt-get >/dev/null; then
 	tools=(cc make protoc file readelf)
 	[ "$set" = build ] || tools+=(clang wasm-ld setpriv)
-	case $set in test | kind | vm | bench) tools+=(busybox curl ip iptables openssl runc go python3 node npm) ;; esac
+	case $set in test | kind | vm | arm64 | bench) tools+=(busybox curl ip iptables openssl runc go python3 node npm) ;; esac
 	[ "$set" != bench ] || tools+=(crun pkg-config c++ wrk)
 	[ "$set" != kind ] || tools+=(debootstrap unshare)
+	[ "$set" != arm64 ] || tools+=(debootstrap qemu-system-aarch64 aarch64-linux-gnu-gcc cpio xz)
 	[ "$set" != vm ] || tools+=(qemu-system-x86_64 debootstrap mke2fs debugfs)
-	case $set in test | kind | vm | bench) tools+=(/usr/lib/cni/ptp /usr/lib/cni/host-local) ;; esac
+	case $set in test | kind | vm | arm64 | bench) tools+=(/usr/lib/cni/ptp /usr/lib/cni/host-local) ;; esac
 	for tool in "${tools[@]}"; do
 		command -v "$tool" >/dev/null && continue
 		echo "deps.sh: $tool is missing, and there is no apt-get: install the equivalents of: ${wanted[*]}" >&2
@@ -79,7 +82,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 case $set in
-test | kind | vm | bench)
+test | kind | vm | arm64 | bench)
 	command -v go >/dev/null && exit 0
 	echo "deps.sh: go is missing: install Go 1.26 or newer (it builds containerd 2.4, crictl and the Go guests)" >&2
 	exit 1

@@ -5,7 +5,7 @@ use crate::load::Load;
 use crate::rows;
 use crate::workloads::{guest, pod};
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -163,7 +163,7 @@ fn a_replaced_configuration_is_repaired(cluster: &Cluster) -> Result<()> {
 fn a_restarted_node_is_verified_again(cluster: &Cluster) -> Result<()> {
     installed(cluster)?;
     let [_, node] = cluster.workers();
-    let container = || -> Result<serde_json::Value> {
+    let container = || -> Result<Value> {
         Ok(pod_on(cluster, &node)?.context("no installer")?["status"]["containerStatuses"][0]["containerID"].clone())
     };
     let (before, installer) = (started(cluster, &node)?, container()?);
@@ -216,7 +216,7 @@ fn a_new_version_goes_in_and_out_under_running_pods(cluster: &Cluster) -> Result
         cluster.kubectl(&["rollout", "status", &format!("daemonset/{INSTALLER}"), "-n", KIT, "--timeout", "180s"])?;
         cluster.workers().iter().try_for_each(|node| stands(cluster, node, Some("verified")))?;
         ensure!(cluster.ask("upgraded", 8080, "/")? == "hello from wasm\n", "the old pod does not answer");
-        let restarts = |pod: &serde_json::Value| {
+        let restarts = |pod: &Value| {
             let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
             statuses.iter().find(|status| status["name"] == "again").and_then(|status| status["restartCount"].as_u64())
         };
@@ -251,7 +251,7 @@ fn a_shim_that_does_not_work_stays_on_one_node(cluster: &Cluster) -> Result<()> 
     // The one before runs there again; Wasm pods do not come to it until it is verified.
     cluster.on(&node, "/opt/wasm/bin/containerd-shim-wasm-v1 -v")?;
     let other = workers.iter().find(|other| **other != node).context("two workers")?;
-    let image = |pod: &serde_json::Value| pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
+    let image = |pod: &Value| pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
     let held =
         cluster.kubectl(&["rollout", "status", &format!("daemonset/{INSTALLER}"), "-n", KIT, "--timeout", "25s"]);
     ensure!(held.is_err(), "the rollout went on");
@@ -345,6 +345,16 @@ fn uninstall_is_refused_while_pods_run(cluster: &Cluster) -> Result<()> {
     let log = cluster.kubectl(&["logs", "-n", KIT, "-l", "app.kubernetes.io/component=uninstaller", "--tail", "5"])?;
     ensure!(log.contains(&format!("{APPS}/sleeper")), "the pods are not named: {log}");
     cluster.workers().iter().try_for_each(|node| stands(cluster, node, Some("verified")))?;
+    // Kept after all.
+    let history = serde_json::from_str(&cluster.helm(&["history", RELEASE, "-n", KIT, "-o", "json"])?)?;
+    let revision = |history: &Value| history.as_array()?.last()?["revision"].as_u64();
+    let revision = revision(&history).with_context(|| format!("no revision: {history}"))?.to_string();
+    cluster.helm(&["rollback", RELEASE, &revision, "-n", KIT])?;
+    let deployed = cluster.helm(&["list", "-n", KIT, "--deployed", "-q"])?;
+    ensure!(deployed.trim() == RELEASE, "deployed: {deployed:?}");
+    installed(cluster)?;
+    let refused = cluster.helm(&["uninstall", RELEASE, "-n", KIT, "--timeout", "120s"]);
+    ensure!(refused.is_err(), "the second uninstall went through");
     cluster.delete(&[sleeper])?;
     // The same command goes on.
     cluster.helm(&["uninstall", RELEASE, "-n", KIT, "--timeout", "300s"])?;

@@ -20,8 +20,11 @@ fn shell(cluster: &Cluster, words: &str) -> Result<String> {
     let mut shell = Command::new("bash");
     // Each job is a group of its own, as in a user's shell.
     shell.args(["-emc", words]).current_dir(checkout::root()).env("KIND_CLUSTER_NAME", cluster.name());
-    // Cargo sets it for tests, and takes what it built without it for stale.
-    shell.env_remove("CARGO_MANIFEST_DIR");
+    // Cargo sets these for tests, and takes what it built without them for stale.
+    let of_cargo = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_cargo)) {
+        shell.env_remove(name);
+    }
     let said = shell.output().context("run bash")?;
     let (out, errors) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     ensure!(said.status.success(), "{words}: {}\n{out}{errors}", said.status);

@@ -92,16 +92,17 @@ impl Cri<'_> {
 
     /// Whether our handler is served.
     pub(crate) fn serves(self) -> Result<bool, CriError> {
-        Ok(self.handlers()?.iter().any(|handler| handler == RUNTIME))
+        Ok(is_among(&self.handlers()?))
     }
 
     /// Fails unless our handler is served.
     pub(crate) fn served(self) -> Result<(), CriError> {
-        if self.serves()? {
+        let handlers = self.handlers()?;
+        if is_among(&handlers) {
             return Ok(());
         }
         let named = |name: String| if name.is_empty() { "the default".to_owned() } else { name };
-        Err(CriError::NotServed(self.handlers()?.into_iter().map(named).collect::<Vec<_>>().join(", ")))
+        Err(CriError::NotServed(handlers.into_iter().map(named).collect::<Vec<_>>().join(", ")))
     }
 
     /// As [`Cri::serves`], once CRI answers: of a run that was killed, a restart may be on its way.
@@ -142,8 +143,18 @@ impl Cri<'_> {
         Ok(sandboxes.collect())
     }
 
-    /// Stops a sandbox with its containers, and removes it; it may be gone.
+    /// Stops a sandbox with its containers, and removes it. It may be gone, and the kubelet may remove it at the same time.
     pub(crate) fn remove(self, id: &str) -> Result<(), CriError> {
+        let mut tries = 1..TRIES;
+        loop {
+            match (self.stop_and_remove(id), tries.next()) {
+                (Err(CriError::Call(ContainerdError::Call { .. })), Some(_)) => std::thread::sleep(PAUSE),
+                (removed, _) => return removed,
+            }
+        }
+    }
+
+    fn stop_and_remove(self, id: &str) -> Result<(), CriError> {
         let gone = |answer: Result<(), ContainerdError>| match answer {
             Err(error) if !error.is_absence() => Err(CriError::from(error)),
             _ => Ok(()),
@@ -287,6 +298,11 @@ impl Cri<'_> {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Whether our handler is one of these.
+fn is_among(handlers: &[String]) -> bool {
+    handlers.iter().any(|handler| handler == RUNTIME)
 }
 
 /// Asks until there is an answer that is no error.

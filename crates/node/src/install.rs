@@ -133,6 +133,7 @@ fn planned(site: &Site, install: &Install, payload: &Payload, state: &State, fou
     }
     let installed = site.host.read(&site.shim())?;
     let previous = site.host.read(&site.places.previous_shim())?;
+    let ruled = site.host.read(Path::new(OPERATOR_CONFIG))?;
     let is_unread = |edit: &Edit| site.host.changed_at(&edit.file).is_some_and(|at| at > found.unit.started());
     let edited = match &state.edit {
         // Of a run that was cut short, unless the file is edited anew.
@@ -150,20 +151,14 @@ fn planned(site: &Site, install: &Install, payload: &Payload, state: &State, fou
             || state.edit.as_ref().is_some_and(is_unread),
         change,
         has_new_shim: installed.as_deref() != Some(&payload.shim),
-        operator: operator(site, install, state)?,
-        before: Before {
-            is_shim_unproven: previous.is_some(),
-            shim: previous.or(installed),
-            operator: site.host.read(Path::new(OPERATOR_CONFIG))?,
-            edited,
-        },
+        operator: operator(ruled.as_deref(), install, state)?,
+        before: Before { is_shim_unproven: previous.is_some(), shim: previous.or(installed), operator: ruled, edited },
     })
 }
 
 /// A file that others wrote is neither replaced nor taken for ours.
-fn operator(site: &Site, install: &Install, state: &State) -> Result<Operator, Fault> {
-    let now = site.host.read(Path::new(OPERATOR_CONFIG))?;
-    let is_ours = now.as_ref().is_some_and(|now| state.operator_config.contains(&sha256(now)));
+fn operator(now: Option<&[u8]>, install: &Install, state: &State) -> Result<Operator, Fault> {
+    let is_ours = now.is_some_and(|now| state.operator_config.contains(&sha256(now)));
     let Some(path) = &install.operator_config else {
         return Ok(if is_ours { Operator::Removed } else { Operator::Kept });
     };

@@ -154,7 +154,10 @@ fn an_operator_file_is_ours_whenever_a_run_was_killed() {
     let words = ["wasm-node", "install", "--operator-config", path.to_str().unwrap()];
     let Command::Install(wanted) = Cli::parse_from(words).command else { unreachable!("it is said so") };
     let Command::Install(none) = Cli::parse_from(&words[..2]).command else { unreachable!("it is said so") };
-    let said = |node: &Node, args: &Install| operator(&node.site, args, &node.state).map_err(|error| one_line(&error));
+    let said = |node: &Node, args: &Install| {
+        let now = node.site.host.read(Path::new(OPERATOR_CONFIG)).unwrap();
+        operator(now.as_deref(), args, &node.state).map_err(|error| one_line(&error))
+    };
     assert_eq!(said(&node, &wanted), Ok(Operator::Written(b"new".to_vec())));
     assert_eq!(said(&node, &none), Ok(Operator::Kept));
     // Killed before the file was written, and after it.

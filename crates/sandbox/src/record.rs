@@ -153,7 +153,7 @@ impl Record {
 
     /// Takes it off the list.
     pub fn unlist(bundle: &Path, pod: &Path) -> Result<(), RecordError> {
-        remove(entry(bundle, pod))
+        remove(entry(bundle, pod)).map(drop)
     }
 
     /// The bundles of those that a pod's bundle lists, each with its record.
@@ -196,16 +196,17 @@ impl Record {
         }
     }
 
-    /// Removes it from the bundle.
-    pub fn remove(bundle: &Path) -> Result<(), RecordError> {
+    /// Removes it from the bundle. Whether it was there.
+    pub fn remove(bundle: &Path) -> Result<bool, RecordError> {
         remove(bundle.join(NAME))
     }
 }
 
-fn remove(path: PathBuf) -> Result<(), RecordError> {
+fn remove(path: PathBuf) -> Result<bool, RecordError> {
     match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RecordError::Write { path, source: error }),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(RecordError::Write { path, source }),
     }
 }
 

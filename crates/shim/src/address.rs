@@ -135,7 +135,7 @@ impl Address {
 
     /// Whether a shim listens there that is to stay. The listener of one that is being killed, or was just forked, is
     /// looked at again until it is clear which.
-    fn is_served(&self) -> bool {
+    pub(crate) fn is_served(&self) -> bool {
         let deadline = Instant::now() + UNCLEAR;
         loop {
             match UnixStream::connect(&self.0) {

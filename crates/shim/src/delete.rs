@@ -28,12 +28,15 @@ pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
     let mut response = DeleteResponse::new();
     response.exit_status = KILLED;
     response.exited_at = MessageField::some(timestamp(SystemTime::now()));
-    for (member, record) in Record::listed(&bundle)? {
-        // Where its bundle is there, it has a delete of its own.
-        if !member.exists() {
+    // Where create failed because the shim was killed, containerd may remove the bundle at this very moment.
+    let address = Address::load(&bundle).or_else(|| Address::at(&args.address, &args.namespace, &args.id, None).ok());
+    let members = Record::listed(&bundle)?;
+    // Those of a shim that lives may run.
+    if !members.is_empty() && !address.as_ref().is_some_and(Address::is_served) {
+        for (member, record) in members {
             give_back(&member, &record);
+            Record::unlist(&member, &bundle)?;
         }
-        Record::unlist(&member, &bundle)?;
     }
     if let Some(record) = Record::load(&bundle)? {
         response.pid = record.pid.unwrap_or_default();
@@ -41,19 +44,25 @@ pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
         run_hooks(&args.id, &record)?;
         Record::remove(&bundle)?;
     }
-    // Where create failed because the shim was killed, containerd may remove the bundle at this very moment.
-    let address = Address::load(&bundle).or_else(|| Address::at(&args.address, &args.namespace, &args.id, None).ok());
     if let Some(address) = address {
         address.remove_if_dead()?;
     }
     Ok(std::io::stdout().write_all(&response.write_to_bytes()?)?)
 }
 
-/// Undoes what a container owns that containerd has forgotten. What fails keeps nothing else from it.
+/// Undoes what a container of the pod owns: containerd may forget it with its bundle, or may have it deleted by itself too.
+/// What fails keeps nothing else from it.
 fn give_back(bundle: &Path, record: &Record) {
     let id = bundle.file_name().unwrap_or_default().to_string_lossy();
-    if let Err(error) = undo(&id, bundle, record).and_then(|()| run_hooks(&id, record)) {
-        tracing::warn!(%id, error = plan::one_line(error.as_ref()), "something of a forgotten container stays");
+    let undone = undo(&id, bundle, record).and_then(|()| {
+        // Without its record in a bundle that is there, its own delete came first, or has nothing left to do.
+        match bundle.exists() && !Record::remove(bundle)? {
+            true => Ok(()),
+            false => run_hooks(&id, record),
+        }
+    });
+    if let Err(error) = undone {
+        tracing::warn!(%id, error = plan::one_line(error.as_ref()), "something of a container whose shim was killed stays");
     }
 }
 

@@ -95,7 +95,7 @@ impl Owned {
         if let Some(pod) = &self.pod {
             Record::unlist(&self.bundle, pod)?;
         }
-        Ok(Record::remove(&self.bundle)?)
+        Ok(Record::remove(&self.bundle).map(drop)?)
     }
 
     fn release_rootfs(&self) -> Result<(), RootfsError> {

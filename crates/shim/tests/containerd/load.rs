@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use testkit::{Namespace, cases, process, wait};
+use testkit::{Namespace, cases, guests, process, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::load::ten_thousand_requests_are_answered,
@@ -196,9 +196,14 @@ fn a_stop_behind_a_balancer_loses_no_request(node: &Namespace) -> Result<()> {
 }
 
 fn large_bodies_take_little_memory(node: &Namespace) -> Result<()> {
+    large_bodies(Service::start(node, |draft| draft)?, "/big?bytes=")?;
+    // WASI 0.3.
+    large_bodies(Service::start_listening(Service::draft_of(node, &guests::rust("async_service")?)?)?, "/big?")
+}
+
+fn large_bodies(service: Service, big: &str) -> Result<()> {
     const BYTES: usize = 100_000_000;
     const MOST_MORE_KIB: u64 = 16 << 10;
-    let service = Service::start(node, |draft| draft)?;
     ensure!(service.get("/")?.status == 200, "it answers");
     let before = process::anonymous_kib(service.pid()).context("its memory")?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -212,7 +217,7 @@ fn large_bodies_take_little_memory(node: &Namespace) -> Result<()> {
         most
     });
     let asked = (|| {
-        let (body, _) = Client::new(service.port)?.get(&format!("/big?bytes={BYTES}"))?;
+        let (body, _) = Client::new(service.port)?.get(&format!("{big}{BYTES}"))?;
         ensure!(body.len() == BYTES && body.iter().all(|byte| *byte == b'x'), "{} bytes came", body.len());
         let reply = service.post("/echo", &vec![b'y'; BYTES])?;
         ensure!(reply.status == 200 && reply.text.len() == BYTES, "{} bytes came back", reply.text.len());

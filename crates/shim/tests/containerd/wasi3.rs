@@ -1,6 +1,7 @@
 //! WASI 0.3, which a component's own imports and exports ask for: commands and services with asynchronous calls.
 
 use crate::Cases;
+use crate::network;
 use crate::output::image_with;
 use crate::web::Service;
 use anyhow::{Result, ensure};
@@ -21,6 +22,9 @@ pub(crate) const CASES: Cases = cases![
     crate::wasi3::a_client_that_goes_takes_its_guest_along,
     crate::wasi3::a_service_that_fails_takes_nobody_along,
     crate::wasi3::a_service_reaches_what_it_may,
+    crate::wasi3::a_service_speaks_tcp_within_its_rules,
+    crate::wasi3::a_service_keeps_its_guest_for_more_requests,
+    crate::wasi3::a_service_s_memory_is_limited,
     crate::wasi3::a_service_drains,
     crate::wasi3::imports_that_nobody_provides_are_named,
 ];
@@ -109,6 +113,8 @@ fn a_service_answers(node: &Namespace) -> Result<()> {
     ensure!(replies[2].text.contains(&authority) && replies[2].text.contains("user-agent: curl"), "{replies:?}");
     let h2 = service.curl(&["--http2-prior-knowledge"], &["/slow?50"])?;
     ensure!(h2.iter().all(|reply| reply.status == 200 && reply.version == "2" && reply.text == "slept\n"), "{h2:?}");
+    let head = service.raw("HEAD /headers HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    ensure!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "a head alone: {head}");
     let reply = service.get("/after?a_line")?;
     ensure!(reply.text == "answered\n", "{reply:?}");
     let reply = service.get("/none")?;
@@ -218,6 +224,43 @@ fn a_service_reaches_what_it_may(node: &Namespace) -> Result<()> {
     ensure!(said.contains("network.allow refuses to look up localhost"), "{said}");
     open.finish(15, 0)?;
     backend.finish(15, 0)
+}
+
+fn a_service_speaks_tcp_within_its_rules(node: &Namespace) -> Result<()> {
+    let (server, other) = (network::echo()?, network::echo()?);
+    let draft = Service::draft_of(node, &guests::rust("async_service")?)?;
+    let rule = format!("tcp:127.0.0.0/8:{}", server.port());
+    let service = Service::start_listening(draft.annotation(network::ALLOW, &rule))?;
+    let reply = service.get(&format!("/tcp?{server}"))?;
+    ensure!(reply.text == "pong ping\n", "{reply:?}");
+    for _ in 0..2 {
+        let reply = service.get(&format!("/tcp?{other}"))?;
+        ensure!(reply.text.contains("AccessDenied"), "{reply:?}");
+    }
+    let said = service.end(15)?.stderr;
+    let line = format!("network.allow refuses TcpConnect {other}: add it to the list if the guest needs it\n");
+    ensure!(said == line, "{said}");
+    Ok(())
+}
+
+fn a_service_keeps_its_guest_for_more_requests(node: &Namespace) -> Result<()> {
+    let draft = Service::draft_of(node, &guests::rust("async_service")?)?;
+    let service = Service::start_listening(draft.annotation("io.containerd.wasm.v1/http.reuse", "3"))?;
+    let counts: Vec<_> = (0..6).map(|_| Ok(service.get("/count")?.text)).collect::<Result<_>>()?;
+    ensure!(counts == ["1\n", "2\n", "3\n", "1\n", "2\n", "3\n"], "{counts:?}");
+    service.finish(15, 0)
+}
+
+fn a_service_s_memory_is_limited(node: &Namespace) -> Result<()> {
+    let draft = Service::draft_of(node, &guests::rust("async_service")?)?;
+    let service = Service::start_listening(draft.annotation("io.containerd.wasm.v1/limits.memory", "16Mi"))?;
+    for (path, said) in
+        [("/grow?4", "4194304\n"), ("/grow?64", "no memory for 67108864 bytes\n"), ("/grow?4", "4194304\n")]
+    {
+        let reply = service.get(path)?;
+        ensure!(reply.status == 200 && reply.text == said, "{path}: {reply:?}");
+    }
+    service.finish(15, 0)
 }
 
 fn a_service_drains(node: &Namespace) -> Result<()> {

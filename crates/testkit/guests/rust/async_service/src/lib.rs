@@ -2,10 +2,13 @@
 //! argument, as it is. Its standard library is one of WASI 0.2. It knows nothing of the tests.
 
 use std::fmt::Write as _;
+use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicU64, Ordering};
 use wasip3::exports::http::handler::Guest;
 use wasip3::http::client;
 use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme, Trailers};
 use wasip3::sockets::ip_name_lookup;
+use wasip3::sockets::types::{self, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, TcpSocket};
 use wasip3::wit_bindgen::rt::async_support::{FutureReader, StreamReader, StreamResult};
 use wasip3::{clocks::monotonic_clock, spawn_local, wit_future, wit_stream};
 
@@ -44,6 +47,13 @@ impl Guest for Service {
                 Err(code) => format!("{code:?}\n"),
             })),
             "/fetch" => fetch(argument).await,
+            "/tcp" => Ok(say(&match tcp(argument).await {
+                Ok(line) => line,
+                Err(code) => format!("{code:?}\n"),
+            })),
+            "/count" => Ok(say(&format!("{}\n", CALLS.fetch_add(1, Ordering::Relaxed) + 1))),
+            "/grow" => Ok(say(&grow(argument.parse().unwrap_or(0)))),
+            "/big" => Ok(big(argument.parse().unwrap_or(0))),
             "/error" => Err(ErrorCode::InternalError(Some(argument.to_owned()))),
             "/trap" => core::arch::wasm32::unreachable(),
             "/spin" => loop {
@@ -52,6 +62,53 @@ impl Guest for Service {
             other => Ok(say(&format!("no such path: {other}\n"))),
         }
     }
+}
+
+/// Requests for `/count` that this instance has had.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+fn grow(mib: usize) -> String {
+    let bytes = mib.saturating_mul(1024 * 1024);
+    let mut memory: Vec<u8> = Vec::new();
+    if memory.try_reserve_exact(bytes).is_err() {
+        return format!("no memory for {bytes} bytes\n");
+    }
+    memory.resize(bytes, 1);
+    format!("{}\n", std::hint::black_box(&memory).len())
+}
+
+/// So many bytes.
+fn big(bytes: usize) -> Response {
+    let (mut body, stream) = wit_stream::new();
+    spawn_local(async move {
+        let mut left = bytes;
+        while left > 0 {
+            let piece = left.min(64 * 1024);
+            if !body.write_all(vec![b'x'; piece]).await.is_empty() {
+                return;
+            }
+            left -= piece;
+        }
+    });
+    let (_, no_trailers) = wit_future::new(|| Ok(None));
+    Response::new(Fields::new(), Some(stream), no_trailers).0
+}
+
+/// Sends a line to a server, and gives what comes back first.
+async fn tcp(server: &str) -> Result<String, types::ErrorCode> {
+    let server: SocketAddrV4 = server.parse().map_err(|_| types::ErrorCode::InvalidArgument)?;
+    let octets = server.ip().octets();
+    let address = (octets[0], octets[1], octets[2], octets[3]);
+    let socket = TcpSocket::create(IpAddressFamily::Ipv4)?;
+    socket.connect(IpSocketAddress::Ipv4(Ipv4SocketAddress { port: server.port(), address })).await?;
+    let (mut out, stream) = wit_stream::new();
+    let sent = socket.send(stream);
+    out.write_all(b"ping\n".to_vec()).await;
+    drop(out);
+    sent.await?;
+    let (mut from, _) = socket.receive();
+    let (_, bytes) = from.read(Vec::with_capacity(64)).await;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn headers(request: &Request) -> String {
