@@ -68,6 +68,7 @@ test-kind: build ## Bring up a cluster of kind, run the kit's rows on it, take i
 # Not in CI: building for another processor takes a quarter of an hour.
 test-arm64: build ## Build for arm64 and run the samples on a node of that kind, in a VM (root; on amd64)
 	@test/deps.sh arm64
+	@test/wasm-rust.sh >/dev/null
 	test/arm64.sh $(TARGET_DIR)
 
 # The peer is a workspace of its own: its dependencies are not the product's. Linked as it is shipped: it has no static form.

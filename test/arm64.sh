@@ -24,18 +24,16 @@ fail() {
 [ "$(id -u)" = 0 ] || fail "debootstrap needs root"
 
 . "$here/mirror.sh"
-mirror=$(debian_mirror)
+mirror=$(debian_mirror || true)
+[ -n "$mirror" ] || fail "the apt sources of this machine name no Debian mirror, where the node's kernel and containerd come from"
 hash=$(sha256sum "$here/arm64.sh" | cut -c 1-16)
 mkdir -p "$cache/arm64/bin"
 exec 9>"$cache/arm64.lock"
 flock 9
+# Of runs that were killed.
+rm -rf "$cache"/arm64/.work.*
 work=$(mktemp -d "$cache/arm64/.work.XXXXXX")
-qemu=
-finish() {
-	[ -z "$qemu" ] || kill -KILL "$qemu" 2>/dev/null || true
-	rm -rf "$work"
-}
-trap finish EXIT
+trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 
 # Of the workspace, what goes onto nodes. LINKER and the flags of .cargo/config.toml are for the target alone.
@@ -115,18 +113,12 @@ for name in "${samples[@]}"; do
 done
 (cd "$work/initrd" && find . | cpio --quiet -o -H newc | gzip -1) >"$work/initrd.gz"
 
-qemu-system-aarch64 -M virt -cpu cortex-a72 -smp 2 -m 2500 -nodefaults -display none -no-reboot -kernel "$vm/vmlinuz" \
-	-initrd "$work/initrd.gz" -append "console=ttyAMA0 quiet panic=-1" -serial "file:$work/console" </dev/null >"$work/qemu" 2>&1 &
-qemu=$!
-(
-	sleep "${VM_TIMEOUT:-600}" &
-	trap 'kill $!' TERM
-	wait $! && kill -KILL "$qemu" 2>/dev/null
-) &
-watchdog=$!
-wait "$qemu" || fail "the VM was stopped, or failed: $(cat "$work/qemu"; tail -n 40 "$work/console")"
-qemu=
-kill "$watchdog" 2>/dev/null || true
+timeout --signal KILL "${VM_TIMEOUT:-600}" qemu-system-aarch64 -M virt -cpu cortex-a72 -smp 2 -m 2500 -nodefaults -display none \
+	-no-reboot -kernel "$vm/vmlinuz" -initrd "$work/initrd.gz" -append "console=ttyAMA0 quiet panic=-1" \
+	-serial "file:$work/console" </dev/null 9>&- >"$work/qemu" 2>&1 || {
+	tail -n 40 "$work/qemu" "$work/console" >&2
+	fail "the VM failed, or was stopped at its timeout of ${VM_TIMEOUT:-600} s (VM_TIMEOUT)"
+}
 tr -d '\r' <"$work/console" | grep -E '^(ok|FAILED|node|checks)' || true
 tr -d '\r' <"$work/console" | grep -qE '^checks: [1-9][0-9]* passed, 0 failed$' || {
 	tail -n 60 "$work/console" >&2

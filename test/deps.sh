@@ -10,7 +10,7 @@ tests=(busybox-static containernetworking-plugins curl iproute2 iptables openssl
 # What a private Docker and a cluster's nodes are made with, where none are to be had.
 kind=(kmod)
 vm=(qemu-system-x86 e2fsprogs)
-arm64=(qemu-system-arm gcc-aarch64-linux-gnu cpio xz-utils)
+arm64=(qemu-system-arm gcc-aarch64-linux-gnu libc6-dev-arm64-cross cpio xz-utils)
 bench=(crun libseccomp-dev pkg-config g++ wrk)
 # Not beside a Node.js that has another origin, whose package brings npm along.
 command -v node >/dev/null && command -v npm >/dev/null || tests+=(nodejs npm)

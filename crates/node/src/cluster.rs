@@ -29,8 +29,9 @@ pub(crate) enum ClusterError {
     #[error("the installers did not end in {} s: {left} pods are left", PATIENCE.as_secs())]
     Installers { left: usize },
     #[error(
-        "{}; mend that, then uninstall again; or leave a node as it is: kubectl label node {} {LABEL}-",
-        .0.iter().map(|(node, why)| format!("node {node} {why}")).collect::<Vec<_>>().join("; "), .0[0].0
+        "{}; mend that, then uninstall again; or leave them as they are: kubectl label node {} {LABEL}-",
+        .0.iter().map(|(node, why)| format!("node {node} {why}")).collect::<Vec<_>>().join("; "),
+        .0.iter().map(|(node, _)| node.as_str()).collect::<Vec<_>>().join(" ")
     )]
     Left(Vec<(String, String)>),
     #[error(transparent)]

@@ -4,6 +4,7 @@ use crate::mounts::MountPoint;
 use crate::rootfs::Layer;
 use plan::{Hook, HookState, RunPlan};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -21,6 +22,9 @@ pub struct Record {
     version: u32,
     /// The container process, once there is one.
     pub pid: Option<u32>,
+    /// The bundle of its pod, if that is another, which lists this record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PathBuf>,
     /// Path of the container's cgroup below each hierarchy's root.
     pub cgroup: String,
     /// Directories above the cgroup that were not there. A shim may be killed after it made one, before it marked it.
@@ -112,7 +116,18 @@ impl Record {
         let (cgroup, poststop, told) =
             (plan.isolation.cgroup.path(), plan.hooks.poststop.clone(), plan.hooks.told.clone());
         let runtime = None;
-        Record { version: VERSION, pid: None, cgroup, parents, layers, mount_points, poststop, told, runtime }
+        Record {
+            version: VERSION,
+            pid: None,
+            pod: None,
+            cgroup,
+            parents,
+            layers,
+            mount_points,
+            poststop,
+            told,
+            runtime,
+        }
     }
 
     /// A record of a container that `runtime` is to make in this cgroup.
@@ -120,6 +135,7 @@ impl Record {
         Record {
             version: VERSION,
             pid: None,
+            pod: None,
             cgroup,
             parents,
             layers,
@@ -142,34 +158,29 @@ impl Record {
 
     /// Lists what is saved in `bundle` in the bundle of its pod: of a pod whose shim was killed, containerd 2.3 has only the
     /// sandbox's deleted. A pod whose bundle is gone lists nothing.
-    pub fn list(bundle: &Path, pod: &Path) -> Result<(), RecordError> {
-        Record::unlist(bundle, pod)?;
+    pub fn list(&self, bundle: &Path) -> Result<(), RecordError> {
+        let Some(pod) = &self.pod else { return Ok(()) };
         let path = entry(bundle, pod);
+        remove(&path)?;
         match fs::hard_link(bundle.join(NAME), &path) {
             Err(source) if pod.exists() => Err(RecordError::Write { path, source }),
             _ => Ok(()),
         }
     }
 
-    /// Takes it off the list.
-    pub fn unlist(bundle: &Path, pod: &Path) -> Result<(), RecordError> {
-        remove(entry(bundle, pod)).map(drop)
+    /// The bundles of those that a pod's bundle lists; none if it is gone.
+    pub fn listed(pod: &Path) -> Vec<PathBuf> {
+        let names = fs::read_dir(pod).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let bundle = |name: OsString| {
+            let id = name.to_str()?.strip_prefix(LISTED)?.strip_suffix(".json")?;
+            Some(pod.with_file_name(id))
+        };
+        names.filter_map(bundle).collect()
     }
 
-    /// The bundles of those that a pod's bundle lists, each with its record.
-    pub fn listed(pod: &Path) -> Result<Vec<(PathBuf, Record)>, RecordError> {
-        let unreadable = |source| RecordError::Read { path: pod.to_owned(), source };
-        let mut listed = Vec::new();
-        for entry in fs::read_dir(pod).map_err(unreadable)? {
-            let name = entry.map_err(unreadable)?.file_name();
-            let id = name.to_str().and_then(|name| name.strip_prefix(LISTED)?.strip_suffix(".json"));
-            if let Some(id) = id
-                && let Some(record) = Record::read(pod.join(&name))?
-            {
-                listed.push((pod.with_file_name(id), record));
-            }
-        }
-        Ok(listed)
+    /// Reads what the pod's bundle lists of another.
+    pub fn load_listed(bundle: &Path, pod: &Path) -> Result<Option<Record>, RecordError> {
+        Record::read(entry(bundle, pod))
     }
 
     /// Reads it from the bundle; `None` if nothing was recorded.
@@ -196,17 +207,21 @@ impl Record {
         }
     }
 
-    /// Removes it from the bundle. Whether it was there.
-    pub fn remove(bundle: &Path) -> Result<bool, RecordError> {
-        remove(bundle.join(NAME))
+    /// Removes it from the bundle, and from its pod's list.
+    pub fn remove(&self, bundle: &Path) -> Result<(), RecordError> {
+        if let Some(pod) = &self.pod {
+            remove(&entry(bundle, pod))?;
+        }
+        remove(&bundle.join(NAME))
     }
 }
 
-fn remove(path: PathBuf) -> Result<bool, RecordError> {
-    match fs::remove_file(&path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(RecordError::Write { path, source }),
+fn remove(path: &Path) -> Result<(), RecordError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(RecordError::Write { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -258,19 +273,21 @@ mod tests {
     fn a_pod_lists_the_records_of_its_containers_until_they_are_released() {
         let bundles = tempfile::tempdir().unwrap();
         let [pod, container] = ["pod", "c.1"].map(|id| bundles.path().join(id));
-        Record::list(&container, &pod).expect("a pod that is gone lists nothing");
+        let mut record = load(FIRST).unwrap().unwrap();
+        record.pod = Some(pod.clone());
+        record.list(&container).expect("a pod that is gone lists nothing");
         for bundle in [&pod, &container] {
             fs::create_dir(bundle).unwrap();
-            fs::write(bundle.join(NAME), FIRST).unwrap();
+            record.save(bundle).unwrap();
         }
         for _ in ["the first", "one made again of the same id"] {
-            Record::list(&container, &pod).unwrap();
+            record.list(&container).unwrap();
         }
-        let record = Record::load(&container).unwrap().unwrap();
         fs::remove_dir_all(&container).unwrap();
-        assert_eq!(Record::listed(&pod).unwrap(), [(container.clone(), record)]);
-        Record::unlist(&container, &pod).unwrap();
-        assert_eq!(Record::listed(&pod).unwrap(), []);
+        assert_eq!(Record::listed(&pod), std::slice::from_ref(&container));
+        assert_eq!(Record::load_listed(&container, &pod).unwrap(), Some(record.clone()));
+        record.remove(&container).unwrap();
+        assert!(Record::listed(&pod).is_empty());
     }
 
     #[test]

@@ -28,45 +28,48 @@ pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
     let mut response = DeleteResponse::new();
     response.exit_status = KILLED;
     response.exited_at = MessageField::some(timestamp(SystemTime::now()));
+    let record = Record::load(&bundle)?;
+    if let Some(record) = &record {
+        response.pid = record.pid.unwrap_or_default();
+        end(&args.id, &bundle, record)?;
+    }
+    // Those of a shim that lives may run.
+    if Address::load(&bundle).is_some_and(|address| !address.is_served()) {
+        Record::listed(&bundle).iter().for_each(|member| give_back(member, &bundle));
+    }
+    if let Some(record) = &record {
+        remove_mount_points(&bundle, record)?;
+        run_hooks(&args.id, record)?;
+        record.remove(&bundle)?;
+    }
     // Where create failed because the shim was killed, containerd may remove the bundle at this very moment.
     let address = Address::load(&bundle).or_else(|| Address::at(&args.address, &args.namespace, &args.id, None).ok());
-    let members = Record::listed(&bundle)?;
-    // Those of a shim that lives may run.
-    if !members.is_empty() && !address.as_ref().is_some_and(Address::is_served) {
-        for (member, record) in members {
-            give_back(&member, &record);
-            Record::unlist(&member, &bundle)?;
-        }
-    }
-    if let Some(record) = Record::load(&bundle)? {
-        response.pid = record.pid.unwrap_or_default();
-        undo(&args.id, &bundle, &record)?;
-        run_hooks(&args.id, &record)?;
-        Record::remove(&bundle)?;
-    }
     if let Some(address) = address {
         address.remove_if_dead()?;
     }
     Ok(std::io::stdout().write_all(&response.write_to_bytes()?)?)
 }
 
-/// Undoes what a container of the pod owns: containerd may forget it with its bundle, or may have it deleted by itself too.
-/// What fails keeps nothing else from it.
-fn give_back(bundle: &Path, record: &Record) {
+/// Ends what is left of another container of the pod: containerd 2.3 forgets it, its bundle removed or not. Its own delete may
+/// come too, where its bundle is there. What fails keeps nothing else from it.
+fn give_back(bundle: &Path, pod: &Path) {
     let id = bundle.file_name().unwrap_or_default().to_string_lossy();
-    let undone = undo(&id, bundle, record).and_then(|()| {
-        // Without its record in a bundle that is there, its own delete came first, or has nothing left to do.
-        match bundle.exists() && !Record::remove(bundle)? {
-            true => Ok(()),
-            false => run_hooks(&id, record),
+    let ended = (|| {
+        let Some(record) = Record::load_listed(bundle, pod)? else { return Ok(()) };
+        end(&id, bundle, &record)?;
+        if bundle.exists() {
+            return Ok(());
         }
-    });
-    if let Err(error) = undone {
+        run_hooks(&id, &record)?;
+        anyhow::Ok(record.remove(bundle)?)
+    })();
+    if let Err(error) = ended {
         tracing::warn!(%id, error = plan::one_line(error.as_ref()), "something of a container whose shim was killed stays");
     }
 }
 
-fn undo(id: &str, bundle: &Path, record: &Record) -> anyhow::Result<()> {
+/// Ends its processes, and removes its cgroup.
+fn end(id: &str, bundle: &Path, record: &Record) -> anyhow::Result<()> {
     if let Some(Runtime { binary, args }) = &record.runtime {
         // What it says of a container that is not there is no failure.
         let deleted = Command::new(binary).args(args).args(["delete", "--force", id]).output();
@@ -87,14 +90,19 @@ fn undo(id: &str, bundle: &Path, record: &Record) -> anyhow::Result<()> {
     parents.adopt(&record.parents);
     cgroup.remove_blocking()?;
     parents.remove();
-    let root: PathBuf = bundle.join("rootfs");
     if record.runtime.is_some() {
         // The mounts of such a container are the node's.
-        rootfs::unmount(&root)?;
+        rootfs::unmount(&bundle.join("rootfs"))?;
     }
+    Ok(())
+}
+
+/// From then on this process sees no mounts of the node but those that it makes.
+fn remove_mount_points(bundle: &Path, record: &Record) -> anyhow::Result<()> {
     if record.mount_points.is_empty() {
         return Ok(());
     }
+    let root: PathBuf = bundle.join("rootfs");
     // The shim's mounts ended with it. The mount points it made are below them.
     rootfs::enter_own_mount_namespace().context("make a mount namespace")?;
     match rootfs::mount_all(&root, &record.layers) {

@@ -5,6 +5,7 @@ use containerd_shim_protos::api::DeleteResponse;
 use protobuf::Message;
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -159,6 +160,35 @@ fn parents_of_a_cgroup_that_were_about_to_be_made_go_with_it() -> Result<()> {
             ensure!(parent.exists() != recorded, "{} recorded: {recorded}", parent.display());
         }
     }
+    Ok(())
+}
+
+/// containerd 2.3 has only the sandbox deleted of a pod whose shim was killed.
+#[test]
+fn a_sandbox_s_delete_gives_back_its_pod_s_containers() -> Result<()> {
+    let (mut sandbox, mut member) = (Leavings::new("sandbox")?, Leavings::new("member")?);
+    sandbox.write(&sandbox.record())?;
+    let listed = sandbox.bundle().join("wasm-member.json");
+    let mut record = member.record();
+    record["pod"] = json!(sandbox.bundle());
+    fs::write(&listed, record.to_string())?;
+    // One that cannot be read keeps nothing else from it.
+    let unreadable = sandbox.bundle().join("wasm-other.json");
+    fs::write(&unreadable, "{")?;
+    // While somebody serves the pod, its containers may run.
+    let socket = sandbox.dir.path().join("shim.sock");
+    let listener = UnixListener::bind(&socket)?;
+    fs::write(sandbox.bundle().join("address"), format!("unix://{}", socket.display()))?;
+    let output = sandbox.delete()?;
+    ensure!(output.status.success(), "{output:?}");
+    ensure!(sandbox.process.wait()?.signal() == Some(9), "the sandbox's process was not killed");
+    ensure!(member.process.try_wait()?.is_none() && listed.exists(), "the member of a live shim was ended");
+    drop(listener);
+    let output = sandbox.delete()?;
+    ensure!(output.status.success(), "{output:?}");
+    ensure!(member.process.wait()?.signal() == Some(9), "the member's process was not killed");
+    ensure!(member.cgroups().iter().all(|folder| !folder.exists()), "a cgroup of the member stays");
+    ensure!(!listed.exists() && unreadable.exists(), "what was done is listed, or what was not is not");
     Ok(())
 }
 

@@ -59,13 +59,10 @@ pub(crate) enum ReleaseError {
 
 impl Owned {
     /// Records what is about to be taken.
-    pub(crate) fn note(&mut self, record: Record) -> Result<(), RecordError> {
+    pub(crate) fn note(&mut self, mut record: Record) -> Result<(), RecordError> {
+        record.pod = self.pod.clone();
         record.save(&self.bundle)?;
-        self.record = Some(record);
-        match &self.pod {
-            Some(pod) => Record::list(&self.bundle, pod),
-            None => Ok(()),
-        }
+        self.record.insert(record).list(&self.bundle)
     }
 
     /// Records the process that was made, too.
@@ -91,11 +88,9 @@ impl Owned {
         if let Some(record) = &self.record {
             // Before the record goes: the delete action runs them if this shim cannot.
             hooks::after_stop(spawner, id, &record.poststop, &record.told).await;
+            record.remove(&self.bundle)?;
         }
-        if let Some(pod) = &self.pod {
-            Record::unlist(&self.bundle, pod)?;
-        }
-        Ok(Record::remove(&self.bundle).map(drop)?)
+        Ok(())
     }
 
     fn release_rootfs(&self) -> Result<(), RootfsError> {
