@@ -113,25 +113,16 @@ pub enum RecordError {
 impl Record {
     /// A record of a container without a process yet.
     pub fn new(plan: &RunPlan, parents: Vec<PathBuf>, layers: Vec<Layer>, mount_points: Vec<MountPoint>) -> Record {
-        let (cgroup, poststop, told) =
-            (plan.isolation.cgroup.path(), plan.hooks.poststop.clone(), plan.hooks.told.clone());
-        let runtime = None;
-        Record {
-            version: VERSION,
-            pid: None,
-            pod: None,
-            cgroup,
-            parents,
-            layers,
-            mount_points,
-            poststop,
-            told,
-            runtime,
-        }
+        let (poststop, told) = (plan.hooks.poststop.clone(), plan.hooks.told.clone());
+        Record { mount_points, poststop, told, ..Record::of(plan.isolation.cgroup.path(), parents, layers) }
     }
 
     /// A record of a container that `runtime` is to make in this cgroup.
     pub fn of_linux(cgroup: String, parents: Vec<PathBuf>, layers: Vec<Layer>, runtime: Runtime) -> Record {
+        Record { runtime: Some(runtime), ..Record::of(cgroup, parents, layers) }
+    }
+
+    fn of(cgroup: String, parents: Vec<PathBuf>, layers: Vec<Layer>) -> Record {
         Record {
             version: VERSION,
             pid: None,
@@ -142,7 +133,7 @@ impl Record {
             mount_points: Vec::new(),
             poststop: Vec::new(),
             told: HookState::default(),
-            runtime: Some(runtime),
+            runtime: None,
         }
     }
 

@@ -33,9 +33,10 @@ pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
         response.pid = record.pid.unwrap_or_default();
         end(&args.id, &bundle, record)?;
     }
-    // Those of a shim that lives may run.
-    if Address::load(&bundle).is_some_and(|address| !address.is_served()) {
-        Record::listed(&bundle).iter().for_each(|member| give_back(member, &bundle));
+    let members = Record::listed(&bundle);
+    // Those of a shim that lives may run. Without any, nobody is asked: a shim that leaves takes its time to answer.
+    if !members.is_empty() && Address::load(&bundle).is_some_and(|address| !address.is_served()) {
+        members.iter().for_each(|member| give_back(member, &bundle));
     }
     if let Some(record) = &record {
         remove_mount_points(&bundle, record)?;
