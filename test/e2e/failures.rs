@@ -75,13 +75,13 @@ fn limits_of_the_processor_hold(cluster: &Cluster) -> Result<()> {
         Ok([number("nr_periods")?, number("nr_throttled")?, number("usage_usec")?])
     };
     let first = look()?;
-    let last = until("50 periods of the processor's quota have passed", || {
+    // Where others want the processors too, there are periods in which it does not get what it may have.
+    let last = until("it was throttled in 50 periods of the processor's quota", || {
         let now = look()?;
-        Ok((now[0] >= first[0] + 50).then_some(now))
+        Ok((now[1] >= first[1] + 50).then_some(now))
     })?;
     let [periods, throttled, usage_us] = [0, 1, 2].map(|at| last[at] - first[at]);
     println!("      in {periods} periods: throttled in {throttled}, {usage_us} us of {} us", periods * 20_000);
-    ensure!(throttled * 2 > periods, "throttled in {throttled} of {periods} periods");
     // A period has 100 ms and the quota 20 ms of them; one more period may have begun, and slices are handed out ahead.
     ensure!(usage_us < (periods + 1) * 20_000 * 5 / 4, "{usage_us} us in {periods} periods");
     cluster.delete(&[spinning])
