@@ -2,6 +2,7 @@
 
 use crate::Cases;
 use crate::lifecycle::image;
+use crate::linux::busybox;
 use crate::sandbox::{get, service};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -73,19 +74,25 @@ fn state(pod: &Pod<'_>) -> Result<Value> {
 }
 
 fn a_pod_whose_shim_was_killed_is_told_and_removed(node: &Namespace) -> Result<()> {
-    let (web, spin) = (service(node)?, image(node, "p1_spin.wat")?);
-    let cri = Cri::new(node, &[&web, &spin])?;
+    let (web, spin, linux) = (service(node)?, image(node, "p1_spin.wat")?, busybox(node)?);
+    let cri = Cri::new(node, &[&web, &spin, &linux])?;
     let pod = cri.pod(|_| ())?;
     let volume = node.directory("v")?;
     let mounted = |config: &mut Value| {
         config["mounts"] = json!([{ "container_path": "/missing/in/the/image", "host_path": volume }]);
     };
-    let containers = [pod.run(&web, &["/app.wasm"], mounted)?, pod.run(&spin, &["/app.wasm"], mounted)?];
+    let containers = [
+        pod.run(&web, &["/app.wasm"], mounted)?,
+        pod.run(&spin, &["/app.wasm"], mounted)?,
+        pod.run(&linux, &["/bin/sleep", "1000"], mounted)?,
+    ];
     wait::until("the service answers", || Ok(get(&pod, "/").ok()))?;
     let mut traces = Traces::default();
     traces.follow(node, &pod)?;
     let shim = process::parent(pod.pid()?)?;
-    traces.follow_processes(&[containers[0].pid()?, containers[1].pid()?])?;
+    for container in &containers {
+        traces.follow_processes(&[container.pid()?])?;
+    }
     kill(Pid::from_raw(shim), Signal::SIGKILL)?;
     for container in &containers {
         let status = container.ended()?;

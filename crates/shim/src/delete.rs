@@ -90,6 +90,10 @@ fn end(id: &str, bundle: &Path, record: &Record) -> anyhow::Result<()> {
     let parents = Parents::of(&record.cgroup).context("find the cgroups above the container's")?;
     parents.adopt(&record.parents);
     cgroup.remove_blocking()?;
+    if record.runtime.is_some() {
+        // Its state was in the bundle, and may be gone with it.
+        parents.remove_cgroup();
+    }
     parents.remove();
     if record.runtime.is_some() {
         // The mounts of such a container are the node's.

@@ -2,7 +2,7 @@
 //! makes a container's cgroup makes what is missing there, and leaves it.
 
 use super::files::add_parent_mark;
-use super::removal::remove_made_parents;
+use super::removal::{remove_made_parents, removed};
 use super::{CgroupError, make};
 use std::fs;
 use std::io;
@@ -55,6 +55,14 @@ impl Parents {
     pub fn adopt(&self, missing: &[PathBuf]) {
         let is_ours = |parent: &&PathBuf| self.dirs.iter().any(|(_, dir)| dir != *parent && dir.starts_with(parent));
         missing.iter().filter(is_ours).for_each(|parent| add_parent_mark(parent));
+    }
+
+    /// Removes the cgroup below them in every hierarchy, where nobody is in it: of another runtime, which cannot do so itself any
+    /// more and puts containers also into those that limit nothing.
+    pub fn remove_cgroup(&self) {
+        self.dirs.iter().for_each(|(_, dir)| {
+            removed(dir);
+        });
     }
 
     /// Removes those that are marked and empty.

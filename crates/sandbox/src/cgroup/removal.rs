@@ -128,7 +128,8 @@ fn child_of(dir: &Path) -> Option<PathBuf> {
     dirs.next().map(|entry| entry.path())
 }
 
-fn removed(dir: &Path) -> bool {
+/// Whether it is not there any more.
+pub(super) fn removed(dir: &Path) -> bool {
     match fs::remove_dir(dir) {
         Ok(()) => true,
         Err(error) => error.kind() == io::ErrorKind::NotFound,
