@@ -10,6 +10,7 @@ use testkit::{Image, Runtime, guests};
 /// Names that rows of results are found by.
 pub(crate) const OURS: &str = "ours";
 pub(crate) const PEER: &str = "peer";
+pub(crate) const RUNC: &str = "runc";
 pub(crate) const FLOOR: &str = "floor";
 
 /// Whether this one is measured: all are, unless `WASM_BENCH_WHO` names some.
@@ -48,7 +49,7 @@ pub(crate) fn all(bed: &Bed) -> Result<Vec<Contender>> {
     Ok(vec![
         of_wasm(OURS, Runtime::wasm(&bed.containerd.operator_file())),
         of_wasm(PEER, Runtime::named("io.containerd.peer.v1")),
-        native("runc", "runc"),
+        native(RUNC, "runc"),
         native("crun", "crun"),
         floor,
     ])

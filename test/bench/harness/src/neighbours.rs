@@ -3,7 +3,7 @@
 
 use crate::bed::{Bed, Container, Program};
 use crate::client::Client;
-use crate::contender::OURS;
+use crate::contender::{self, OURS, RUNC};
 use crate::service::{self, HELLO, Service};
 use crate::statistics::{Better, Row, percentile_ms};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use testkit::image::Rootfs;
 use testkit::{Image, Runtime, guests};
 
 /// All of them.
@@ -37,16 +38,33 @@ const REQUESTS: u32 = 1000;
 const WARM_UP: u32 = 100;
 const TURNS: usize = 2;
 
-/// What a request takes, alone and beside them, at 200 requests a second.
+/// Who was asked in a turn, and what each request took.
+type Asked = (&'static str, Vec<Duration>);
+
+/// What a request takes, alone and beside them, at 200 requests a second: of ours, and of a native service under runc.
 pub(crate) fn beside(bed: &Bed) -> Result<Vec<Row>> {
     let ours = Runtime::wasm(&bed.containerd.operator_file());
-    let api = bed.api(&ours)?;
-    let service = Service::start(bed, &api, &service::hello(bed)?, HELLO)?;
+    let (api, runc) = (bed.api(&ours)?, bed.api(&Runtime::runc("runc"))?);
+    // What the processors' scheduler does to any service at all shows on one that is as small as can be.
+    let programs = [(OURS, &api, service::hello(bed)?), (RUNC, &runc, native(bed)?)];
+    let mut services = Vec::new();
+    for (who, api, program) in &programs {
+        let service = Service::start(bed, api, program, HELLO)?;
+        let mut client = Client::connect(service.port, Duration::ZERO)?;
+        client.paced(WARM_UP, EVERY)?;
+        services.push((*who, service, client));
+    }
     let trapping = trapping(bed)?;
-    let mut client = Client::connect(service.port, Duration::ZERO)?;
-    client.paced(WARM_UP, EVERY)?;
-    let mut asked = || client.paced(REQUESTS, EVERY);
-    let alone = (0..TURNS).map(|_| asked()).collect::<Result<Vec<_>>>()?;
+    let mut asked = || -> Result<Vec<Asked>> {
+        let mut all = Vec::new();
+        for _ in 0..TURNS {
+            for (who, _, client) in &mut services {
+                all.push((*who, client.paced(REQUESTS, EVERY)?));
+            }
+        }
+        Ok(all)
+    };
+    let alone = asked()?;
     let mut neighbours = Vec::new();
     let begun = Instant::now();
     for (program, count) in [(spinning(bed)?, SPINNING), (eating(bed)?, EATING)] {
@@ -62,7 +80,7 @@ pub(crate) fn beside(bed: &Bed) -> Result<Vec<Row>> {
     let beside = thread::scope(|scope| -> Result<Vec<_>> {
         let restarts = scope.spawn(|| restarting(bed, &ours, &trapping, &over));
         let asking = Instant::now();
-        let asked = (0..TURNS).map(|_| asked()).collect::<Result<Vec<_>>>();
+        let asked = asked();
         over.store(true, Ordering::Relaxed);
         let trapped = restarts.join().map_err(|_| anyhow!("the thread that starts those that trap panicked"))??;
         println!("{trapped} starts of those that trap");
@@ -74,8 +92,14 @@ pub(crate) fn beside(bed: &Bed) -> Result<Vec<Row>> {
         neighbour.end()?;
         neighbour.remove()?;
     }
-    service.end()?;
-    Ok([("alone", alone), (&beside_them(), beside)].iter().flat_map(|(where_, turns)| rows(where_, turns)).collect())
+    for (_, service, _) in services {
+        service.end()?;
+    }
+    let both = [("alone", alone), (&beside_them(), beside)];
+    Ok(both
+        .iter()
+        .flat_map(|(where_, turns)| [OURS, RUNC].into_iter().flat_map(|who| rows(where_, who, turns)))
+        .collect())
 }
 
 /// How it is called where they are.
@@ -88,12 +112,19 @@ pub(crate) fn p99(where_: &str) -> String {
     format!("http {where_}: p99")
 }
 
-fn rows(where_: &str, turns: &[Vec<Duration>]) -> [Row; 2] {
+fn rows(where_: &str, who: &'static str, turns: &[Asked]) -> [Row; 2] {
     let of = |what: &str, part| {
-        let values = turns.iter().map(|times| percentile_ms(times, part)).collect();
-        Row::of(what, OURS, "ms", Better::Lower, values)
+        let values = turns.iter().filter(|(one, _)| *one == who).map(|(_, times)| percentile_ms(times, part)).collect();
+        Row::of(what, who, "ms", Better::Lower, values)
     };
     [of(&format!("http {where_}: p50"), 0.5), of(&p99(where_), 0.99)]
+}
+
+/// A service in C.
+fn native(bed: &Bed) -> Result<Program> {
+    let program = contender::native(include_str!("../guests/native.c"))?;
+    let image = Image::new("bench.local/native-service:1").rootfs(Rootfs::new().file("app", &program));
+    bed.program(&image, &["/app", "serve"], "")
 }
 
 fn trapping(bed: &Bed) -> Result<Program> {

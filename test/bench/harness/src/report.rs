@@ -1,6 +1,6 @@
 //! The results: a table to read, JSON to keep, and what is to be reached.
 
-use crate::contender::{FLOOR, OURS, PEER};
+use crate::contender::{FLOOR, OURS, PEER, RUNC};
 use crate::http::KEEPING_PEER;
 use crate::interruption::{FUELED, SIEVE};
 use crate::kind;
@@ -137,7 +137,7 @@ impl Report {
             let verdict = if ours.median <= most { "reached" } else { "MISSED" };
             let _ = writeln!(lines, "{verdict}: {what}: {} {} (wanted {most})", short(ours.median), ours.unit);
         }
-        lines + &self.pairs() + &self.interruption()
+        lines + &self.pairs() + &self.native_neighbour() + &self.interruption()
     }
 
     /// Two rows of ours, of which one is to be no more than some times the other.
@@ -155,6 +155,13 @@ impl Report {
             let _ = writeln!(lines, "{verdict}: {what}: {ratio:.2} x {of} (wanted {wanted})");
         }
         lines
+    }
+
+    /// What the same neighbours do to a native service: nothing is promised.
+    fn native_neighbour(&self) -> String {
+        let (beside, alone) = (neighbours::p99(&neighbours::beside_them()), neighbours::p99("alone"));
+        let (Some(row), Some(other)) = (self.row(&beside, RUNC), self.row(&alone, RUNC)) else { return String::new() };
+        format!("a native service, {beside}: {:.2} x {alone}\n", row.median / other.median)
     }
 
     /// What epochs and fuel cost: nothing is promised.
