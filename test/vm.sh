@@ -21,7 +21,7 @@ boot_limit=240
 
 # What images, spec and cache must be like, and what takes minutes under emulation for its amount of work.
 elsewhere=(v2_4::cache:: v2_4::refusals:: v2_4::images:: v2_4::output::a_go_program
-	v2_4::http::components_of_other_languages_answer v2_4::load:: v2_4::network::
+	v2_4::exports:: v2_4::wasi3:: v2_4::http:: v2_4::sockets:: v2_4::load:: v2_4::network::
 	v2_4::loggers:: v2_4::deaths:: v2_4::disks:: v2_4::restarts:: v2_4::upgrade::
 	v2_4::profiles::calls_ v2_4::profiles::arguments_ v2_4::profiles::the_default_ v2_4::profiles::seccomp_
 	v2_4::profiles::a_call_ v2_4::profiles::a_list_

@@ -31,6 +31,19 @@ hash=$({ cat "$here"/tools/{kubernetes,node}/go.{mod,sum} && echo "$kind ${flags
 target=$cache/kind-tools-$hash
 helm_target=$cache/helm-$helm
 mkdir -p "$cache"
+have() { # DIR FILE...
+	local dir=$1 file
+	shift
+	for file in "$@"; do
+		[ -x "$dir/$file" ] || return 1
+	done
+}
+
+if [ "$only" = helm ] && have "$helm_target" helm; then
+	# Not behind somebody who builds the rest.
+	echo "$helm_target"
+	exit 0
+fi
 exec 9>"$cache/kind-tools.lock"
 flock 9
 work=
@@ -58,14 +71,6 @@ finish() { # DIR FILE...
 	shift
 	mkdir -p "$to"
 	(cd "$work/bin" && mv "$@" "$to/")
-}
-
-have() { # DIR FILE...
-	local dir=$1 file
-	shift
-	for file in "$@"; do
-		[ -x "$dir/$file" ] || return 1
-	done
 }
 
 control=(kubeadm kubelet kubectl kube-apiserver kube-controller-manager kube-scheduler kube-proxy)
