@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use std::process::Command;
 use std::{env, thread};
 use testkit::cluster::{APPS, Cluster, KIT, until};
-use testkit::kit::{GUESTS, LABEL, RELEASE, install, installed, nothing_on, pod_on, stands, started, warned};
+use testkit::kit::{
+    GUESTS, INSTALLER, LABEL, RELEASE, install, installed, kept_after_all, nothing_on, pod_on, stands, started, warned,
+};
 use testkit::registry::Registry;
 use testkit::{Image, checkout, guests};
 
@@ -221,15 +223,29 @@ fn uninstall_keeps_what_others_have_edited(cluster: &Cluster) -> Result<()> {
     let [node, other] = cluster.workers();
     let kept = "/root/config.e2e";
     let original = cluster.on(&node, &format!("cp /opt/wasm/state/config.before {kept} && cat {kept}"))?;
-    let (above, below) = ("# set by others\n", "\n[debug]\n  level = \"warn\" # less of it\n");
+    // A copy of all of it, from which nobody takes our table.
+    let theirs = "/etc/containerd/e2e/theirs.toml";
+    let above = format!("# set by others\nimports = [\"{theirs}\"]\n");
+    let below = "\n[debug]\n  level = \"warn\" # less of it\n";
     let edit = format!(
-        "{{ printf '{above}'; cat {CONFIG}; printf '{below}'; }} >{kept}.new && cat {kept}.new >{CONFIG} && rm {kept}.new && \
-         systemctl restart containerd"
+        "mkdir -p $(dirname {theirs}) && cp {CONFIG} {theirs} && {{ printf '{above}'; cat {CONFIG}; printf '{below}'; }} \
+         >{kept}.new && cat {kept}.new >{CONFIG} && rm {kept}.new && systemctl restart containerd"
     );
     cluster.on(&node, &edit)?;
-    uninstall(cluster)?;
+    until("the node is verified with the import", || {
+        cluster.on(&node, &format!("grep -q {theirs} /opt/wasm/state/state.json")).map(Some)
+    })?;
+    // One that breaks is seen; put back as it was, it is known, though it is newer than containerd's start.
+    cluster.on(&node, &format!("cp {theirs} {kept}.theirs && echo '[' >>{theirs}"))?;
+    warned(cluster, &node, &format!("{theirs} would not load"))?;
+    stands(cluster, &node, Some("failed"))?;
+    cluster.on(&node, &format!("cat {kept}.theirs >{theirs} && rm {kept}.theirs"))?;
+    stands(cluster, &node, Some("verified"))?;
+    let said = cluster.helm_aloud(&["uninstall", RELEASE, "-n", KIT, "--timeout", "300s"])?;
+    ensure!(said.contains(&format!("node {node}: {theirs} defines the runtime `wasm` too")), "{said}");
     let text = cluster.on(&node, &format!("cat {CONFIG}"))?;
     ensure!(text == format!("{above}{original}{below}"), "{text}");
+    cluster.on(&node, &format!("rm -r $(dirname {theirs})"))?;
     nothing_on(cluster, &node)?;
     nothing_on(cluster, &other)?;
     let restore =
@@ -260,14 +276,23 @@ fn uninstall_names_a_node_out_of_reach(cluster: &Cluster) -> Result<()> {
     ready(cluster, &node, "Unknown")?;
     ensure!(uninstall(cluster).is_err(), "the uninstall went through");
     let log = cluster.kubectl(&["logs", "-n", KIT, "-l", "app.kubernetes.io/component=uninstaller", "--tail", "5"])?;
-    let remedy = format!("kubectl label node {node} {LABEL}-");
+    let remedy = format!("--skip-node NODE (the chart's uninstall.skipNodes), or kubectl label node {node} {LABEL}-");
     ensure!(log.contains(&format!("node {node} is not ready")) && log.contains(&remedy), "{log}");
     // The others are done, and nothing goes to this one.
     stands(cluster, &other, None)?;
     nothing_on(cluster, &other)?;
     stands(cluster, &node, Some("pending"))?;
-    cluster.kubectl(&["label", "node", &node, &format!("{LABEL}-")])?;
+    // Who thinks better of it gets the installers back, also where all was done.
+    kept_after_all(cluster)?;
+    stands(cluster, &other, Some("verified"))?;
+    let daemons = cluster.get(&["daemonset", INSTALLER, "-n", KIT])?;
+    let goes = &daemons["metadata"]["annotations"]["io.containerd.wasm.v1/uninstalling"];
+    ensure!(goes == "false", "its pods would not clean a node that is deselected: {goes}");
+    // What nobody can reach is left as it is.
+    install(cluster, &[&format!("uninstall.skipNodes={{{node}}}")])?;
     uninstall(cluster)?;
+    cluster.workers().iter().try_for_each(|node| stands(cluster, node, None))?;
+    nothing_on(cluster, &other)?;
     drop(stopped);
     ready(cluster, &node, "True")?;
     // It is as it was left, and a later install finds it so.

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 use testkit::cluster::{APPS, Cluster, KIT, until};
 use testkit::kit::{
-    INSTALLER, LABEL, RELEASE, config_hash, install, installed, installer, installer_of, log_of, nothing_on, pod_on,
-    stands, started, starts, warned,
+    INSTALLER, LABEL, RELEASE, config_hash, install, installed, installer, installer_of, installers, kept_after_all,
+    log_of, nothing_on, pod_on, stands, started, starts, warned,
 };
 
 /// On nodes that have never had it.
@@ -132,14 +132,14 @@ fn a_second_install_restarts_nothing(cluster: &Cluster) -> Result<()> {
 
 /// Waits until the installer on the node has verified it once more.
 fn verified_again(cluster: &Cluster, node: &str, hurt: impl FnOnce() -> Result<()>) -> Result<()> {
-    let times = |cluster: &Cluster| Ok::<_, anyhow::Error>(log_of(cluster, node)?.matches("=verified").count());
-    let before = times(cluster)?;
+    let before = log_of(cluster, node)?;
     hurt()?;
-    until(&format!("{node} is verified once more"), || Ok((times(cluster)? > before).then_some(())))?;
-    let log = log_of(cluster, node)?;
-    let last = |text: &str| log.rfind(text);
-    ensure!(last("=pending") < last("=verified"), "it was not unlabelled before:\n{log}");
-    ensure!(log.contains("=pending"), "it was not unlabelled before:\n{log}");
+    let log = until(&format!("{node} is verified once more"), || {
+        let log = log_of(cluster, node)?;
+        let since = log.strip_prefix(&before).with_context(|| format!("another log:\n{log}"))?;
+        Ok(since.contains("=verified").then(|| since.to_owned()))
+    })?;
+    ensure!(log.find("=pending").is_some_and(|at| Some(at) < log.find("=verified")), "it was not unlabelled:\n{log}");
     stands(cluster, node, Some("verified"))
 }
 
@@ -215,6 +215,13 @@ fn a_new_version_goes_in_and_out_under_running_pods(cluster: &Cluster) -> Result
         install(cluster, &[&format!("image.tag={tag}")])?;
         cluster.kubectl(&["rollout", "status", &format!("daemonset/{INSTALLER}"), "-n", KIT, "--timeout", "180s"])?;
         cluster.workers().iter().try_for_each(|node| stands(cluster, node, Some("verified")))?;
+        for node in cluster.workers() {
+            let end = cluster.on(&node, "tail -c 13 /opt/wasm/bin/containerd-shim-wasm-v1 | base64")?;
+            ensure!(
+                (end.trim() == "YW5vdGhlciBidWlsZA==") == (tag == other),
+                "{node} has another shim than {tag}'s: {end}"
+            );
+        }
         ensure!(cluster.ask("upgraded", 8080, "/")? == "hello from wasm\n", "the old pod does not answer");
         let restarts = |pod: &Value| {
             let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
@@ -285,6 +292,11 @@ fn a_configuration_that_breaks_is_taken_back(cluster: &Cluster) -> Result<()> {
     let pod = pod_on(cluster, &node)?.context("no installer")?;
     cluster.kubectl(&["delete", "pod", "-n", KIT, pod["metadata"]["name"].as_str().unwrap_or_default()])?;
     warned(cluster, &node, "not tried again with the same inputs")?;
+    let status = pod_on(cluster, &node)?.context("no installer")?["status"]["containerStatuses"][0].clone();
+    ensure!(
+        status["ready"] == false && status["restartCount"] == 0 && !status["state"]["running"].is_null(),
+        "{status}"
+    );
     let after = starts(cluster, &node)?;
     ensure!((1..=2).contains(&(after - before)), "containerd was started {} times", after - before);
     cluster.on(&node, &format!("rm {unit} && systemctl daemon-reload && rm /opt/wasm/state/failed.json"))?;
@@ -340,16 +352,15 @@ fn uninstall_is_refused_while_pods_run(cluster: &Cluster) -> Result<()> {
     let sleeper = guest("sleeper", &["/sleep.wasm"]);
     cluster.apply(std::slice::from_ref(&sleeper))?;
     crate::workloads::is_ready(cluster, "sleeper")?;
+    let before = installers(cluster)?;
     let refused = cluster.helm(&["uninstall", RELEASE, "-n", KIT, "--timeout", "120s"]);
     ensure!(refused.is_err(), "the uninstall went through");
     let log = cluster.kubectl(&["logs", "-n", KIT, "-l", "app.kubernetes.io/component=uninstaller", "--tail", "5"])?;
     ensure!(log.contains(&format!("{APPS}/sleeper")), "the pods are not named: {log}");
+    ensure!(installers(cluster)? == before, "something was changed before it was refused");
     cluster.workers().iter().try_for_each(|node| stands(cluster, node, Some("verified")))?;
     // Kept after all.
-    let history = serde_json::from_str(&cluster.helm(&["history", RELEASE, "-n", KIT, "-o", "json"])?)?;
-    let revision = |history: &Value| history.as_array()?.last()?["revision"].as_u64();
-    let revision = revision(&history).with_context(|| format!("no revision: {history}"))?.to_string();
-    cluster.helm(&["rollback", RELEASE, &revision, "-n", KIT])?;
+    kept_after_all(cluster)?;
     let deployed = cluster.helm(&["list", "-n", KIT, "--deployed", "-q"])?;
     ensure!(deployed.trim() == RELEASE, "deployed: {deployed:?}");
     installed(cluster)?;

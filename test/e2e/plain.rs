@@ -27,6 +27,8 @@ impl Plain<'_> {
     fn start<'a>(cluster: &'a Cluster, version: Version, head: &str, tables: &str) -> Result<Plain<'a>> {
         let [node, _] = cluster.workers();
         let plain = Plain { cluster, node };
+        // Of a row that failed.
+        plain.clear()?;
         plain.on(&format!("mkdir -p {PLAIN}/bin {PLAIN}/etc/conf.d {PLAIN}/payload"))?;
         for program in ["containerd", "containerd-shim-runc-v2", "ctr"] {
             plain.bring(&format!("bin/{program}"), &fs::read(version.bin().join(program))?)?;
@@ -112,10 +114,18 @@ impl Plain<'_> {
         self.on(&format!("test ! -e {PLAIN}/opt")).map(drop)
     }
 
-    fn end(self) -> Result<()> {
+    fn clear(&self) -> Result<()> {
+        let dirs = format!("{UNIT}.d {UNIT} {PLAIN} {PLAIN_ROOT} /run/plain");
+        let sandboxes = format!("{PLAIN}/bin/ctr -a {SOCKET} -n k8s.io");
         self.on(&format!(
-            "systemctl stop plain; rm -r {UNIT} {PLAIN} {PLAIN_ROOT} /run/plain; systemctl daemon-reload"
-        ))?;
+            "[ ! -e {UNIT} ] || {{ for task in $({sandboxes} tasks list -q); do {sandboxes} tasks rm -f $task; done; \
+             systemctl stop plain; }}; rm -rf {dirs}; systemctl daemon-reload"
+        ))
+        .map(drop)
+    }
+
+    fn end(self) -> Result<()> {
+        self.clear()?;
         // Not in one script, whose own words it would find.
         let left = self.on("pgrep -af '[/]root/plain' || true")?;
         ensure!(left.trim().is_empty(), "{left}");

@@ -5,13 +5,11 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::process::Command;
 use testkit::checkout;
-use testkit::cluster::{Cluster, KIT, until};
+use testkit::cluster::{Cluster, KIT, SAMPLES, until};
 use testkit::kit::{INSTALLER, busybox, nothing_on, stands};
 
 /// Where it begins in the README.
 const MARK: &str = "<!-- first path -->\n```sh\n";
-/// The namespace of `deploy/samples`.
-const SAMPLES: &str = "wasm-samples";
 /// The namespace of `deploy/install.yaml`.
 const MANIFESTS: &str = INSTALLER;
 
@@ -73,6 +71,14 @@ pub(crate) fn manifests_and_samples_do_without_helm(cluster: &Cluster) -> Result
     }
     let volumes = shell(cluster, &format!("kubectl --namespace {SAMPLES} logs job/volumes --all-containers"))?;
     ensure!(volumes.contains("good morning") && volumes.contains("no secret"), "{volumes}");
+    for (of, said) in [("job/hello", "hello job, from C\n"), ("job/now", "hello from a CronJob\n")] {
+        let log = shell(cluster, &format!("kubectl --namespace {SAMPLES} logs {of}"))?;
+        ensure!(log == said, "{of}: {log:?}");
+    }
+    until("the sidecar has what both Wasm programs say", || {
+        let log = shell(cluster, &format!("kubectl --namespace {SAMPLES} logs mixed --container linux"))?;
+        Ok((log.starts_with("written by Wasm\n") && log.contains("hello from rust: /")).then_some(()))
+    })?;
     cluster.kubectl(&["delete", "namespace", SAMPLES, "--timeout", "120s"])?;
     shell(
         cluster,

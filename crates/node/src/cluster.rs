@@ -29,7 +29,8 @@ pub(crate) enum ClusterError {
     #[error("the installers did not end in {} s: {left} pods are left", PATIENCE.as_secs())]
     Installers { left: usize },
     #[error(
-        "{}; mend that, then uninstall again; or leave them as they are: kubectl label node {} {LABEL}-",
+        "{}; mend that, then uninstall again; or leave them as they are: --skip-node NODE (the chart's uninstall.skipNodes), or \
+             kubectl label node {} {LABEL}-",
         .0.iter().map(|(node, why)| format!("node {node} {why}")).collect::<Vec<_>>().join("; "),
         .0.iter().map(|(node, _)| node.as_str()).collect::<Vec<_>>().join(" ")
     )]

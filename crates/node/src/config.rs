@@ -217,6 +217,9 @@ fn imports(host: &Host, file: &File, seen: &mut BTreeSet<PathBuf>) -> Result<Vec
     let mut found = Vec::new();
     for pattern in file.imports()? {
         let is_pattern = pattern.contains(['*', '?', '[']);
+        if is_pattern {
+            host.no_link(Path::new(&pattern))?;
+        }
         let paths = if is_pattern { host.matching(&pattern) } else { vec![PathBuf::from(&pattern)] };
         for path in paths.into_iter().filter(|path| !seen.contains(path)).collect::<Vec<_>>() {
             let Some(import) = File::read(host, &path)? else {

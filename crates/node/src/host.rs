@@ -38,7 +38,7 @@ pub(crate) enum HostError {
         #[source]
         source: io::Error,
     },
-    #[error("{0} is a symbolic link: name the file that it leads to (--config, the chart's containerd.config)")]
+    #[error("{0} is a symbolic link: name what it leads to in its place (--config, --install-dir, `imports`)")]
     Link(PathBuf),
     #[error("another wasm-node works on this node: it holds {0}; wait for it to end")]
     Busy(PathBuf),
@@ -159,12 +159,13 @@ impl Host {
         tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(existing).map(drop).map_err(failed("write", path))
     }
 
-    /// Fails if the path is a symbolic link: to where, only the node knows, and a new file would take its place.
+    /// Fails if the path is a symbolic link: to where, only the node knows, and a new file would take its place. Where the
+    /// node's root is below this process's, neither may its folders be.
     pub(crate) fn no_link(&self, path: &Path) -> Result<(), HostError> {
-        match fs::symlink_metadata(self.at(path)) {
-            Ok(metadata) if metadata.is_symlink() => Err(HostError::Link(path.to_owned())),
-            _ => Ok(()),
-        }
+        let names = path.components().count().saturating_sub(1);
+        let looked_at = if self.root == Path::new("/") { 1 } else { names };
+        let is_link = |path: &&Path| fs::symlink_metadata(self.at(path)).is_ok_and(|metadata| metadata.is_symlink());
+        path.ancestors().take(looked_at).find(is_link).map_or(Ok(()), |link| Err(HostError::Link(link.to_owned())))
     }
 }
 
@@ -214,8 +215,13 @@ mod tests {
         let error = Host::new(dir.path()).write(Path::new("/link"), b"", Mode::Text).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "/link is a symbolic link: name the file that it leads to (--config, the chart's containerd.config)"
+            "/link is a symbolic link: name what it leads to in its place (--config, --install-dir, `imports`)"
         );
+        let folder = Host::new(dir.path()).writable(Path::new("/link/conf.d/ours.toml")).unwrap_err();
+        assert_eq!(folder.to_string(), error.to_string());
+        let own = Host::new(Path::new("/"));
+        own.no_link(&dir.path().join("link/ours.toml")).unwrap();
+        assert!(own.no_link(&dir.path().join("link")).is_err());
     }
 
     #[test]

@@ -2,14 +2,15 @@
 //! Order: lock, refuse, label pending, stage the shim, edit, restart, verify, label verified last.
 
 use crate::args::Install;
-use crate::config::{Change, defines, without};
+use crate::config::{Change, Files, defines, without};
 use crate::containerd::Containerd;
 use crate::cri::Cri;
-use crate::host::{Mode, sha256};
+use crate::host::{HostError, Mode, sha256};
 use crate::kubernetes::Standing;
 use crate::site::{Fault, Found, OPERATOR_CONFIG, PATIENCE, Payload, Refusal, Site};
 use crate::state::{Edit, Failed, State, Verified};
 use crate::uninstall::undo_edit;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,14 +35,18 @@ struct Before {
     shim: Option<Vec<u8>>,
     /// Whether a run was cut short that had brought a shim.
     is_shim_unproven: bool,
+    /// The operator file; of a run that was cut short, the one before that.
     operator: Option<Vec<u8>>,
+    /// Whether a run was cut short that had written or removed it.
+    is_operator_unproven: bool,
     /// The configuration, once it is edited; of a run that was cut short, from the beginning.
     edited: Option<Undo>,
 }
 
 impl Work {
     fn changes(&self) -> bool {
-        let is_unproven = self.before.is_shim_unproven || self.before.edited.is_some();
+        let Before { is_shim_unproven, is_operator_unproven, edited, .. } = &self.before;
+        let is_unproven = *is_shim_unproven || *is_operator_unproven || edited.is_some();
         self.has_new_shim || self.must_restart || self.operator != Operator::Kept || is_unproven
     }
 }
@@ -71,7 +76,8 @@ pub(crate) fn install(site: &Site, install: &Install) -> Result<(), Fault> {
     site.progress
         .done("check", &format!("containerd {}, {}, KillMode=process", found.version, site.node.config.display()));
     let mut work = planned(site, install, &payload, &state, &found)?;
-    let inputs = inputs(site, &payload, &work, &found);
+    let loaded = loaded(&found.files, work.change.as_ref());
+    let inputs = inputs(site, &payload, &loaded, &work.operator, &found.version)?;
     if let Some(failed) = site.places.failed(&site.host)?.filter(|failed| failed.inputs == inputs) {
         return Err(Fault::Remembered { why: failed.why, file: site.places.failure() });
     }
@@ -94,8 +100,9 @@ pub(crate) fn install(site: &Site, install: &Install) -> Result<(), Fault> {
         site.say(Some(Standing::Failed))?;
         return Err(Fault::TakenBack { why, afterwards });
     }
-    site.host.remove(&site.places.previous_shim())?;
-    site.host.remove(&site.places.failure())?;
+    for done_with in [site.places.previous_shim(), site.places.previous_operator(), site.places.failure()] {
+        site.host.remove(&done_with)?;
+    }
     if let Some(edit) = &mut state.edit {
         edit.is_proven = true;
     }
@@ -104,6 +111,7 @@ pub(crate) fn install(site: &Site, install: &Install) -> Result<(), Fault> {
         Operator::Written(text) => state.operator_config = vec![sha256(text)],
         Operator::Removed => state.operator_config.clear(),
     }
+    state.loaded = loaded;
     state.verified = Some(Verified {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         shim: sha256(&payload.shim),
@@ -132,7 +140,6 @@ fn planned(site: &Site, install: &Install, payload: &Payload, state: &State, fou
         site.host.writable(path).map_err(|error| Fault::Refused(Refusal::Unwritable(error)))?;
     }
     let installed = site.host.read(&site.shim())?;
-    let previous = site.host.read(&site.places.previous_shim())?;
     let ruled = site.host.read(Path::new(OPERATOR_CONFIG))?;
     let is_unread = |edit: &Edit| site.host.changed_at(&edit.file).is_some_and(|at| at > found.unit.started());
     let edited = match &state.edit {
@@ -152,7 +159,28 @@ fn planned(site: &Site, install: &Install, payload: &Payload, state: &State, fou
         change,
         has_new_shim: installed.as_deref() != Some(&payload.shim),
         operator: operator(ruled.as_deref(), install, state)?,
-        before: Before { is_shim_unproven: previous.is_some(), shim: previous.or(installed), operator: ruled, edited },
+        before: before(site, installed, ruled, edited)?,
+    })
+}
+
+/// What is given back: this, or what a run that was cut short has kept of it.
+fn before(
+    site: &Site,
+    shim: Option<Vec<u8>>,
+    operator: Option<Vec<u8>>,
+    edited: Option<Undo>,
+) -> Result<Before, HostError> {
+    let [kept_shim, kept_operator] =
+        [site.places.previous_shim(), site.places.previous_operator()].map(|path| site.host.read(&path));
+    let (kept_shim, kept_operator) = (kept_shim?, kept_operator?);
+    // What was not there is kept as an empty file.
+    let of_kept = |bytes: Vec<u8>| (!bytes.is_empty()).then_some(bytes);
+    Ok(Before {
+        is_shim_unproven: kept_shim.is_some(),
+        shim: kept_shim.map_or(shim, of_kept),
+        is_operator_unproven: kept_operator.is_some(),
+        operator: kept_operator.map_or(operator, of_kept),
+        edited,
     })
 }
 
@@ -170,20 +198,33 @@ fn operator(now: Option<&[u8]>, install: &Install, state: &State) -> Result<Oper
     }
 }
 
-/// Everything that an install depends on.
-fn inputs(site: &Site, payload: &Payload, work: &Work, found: &Found) -> String {
+/// The configuration that containerd has loaded once the node is verified, by the hashes of its files.
+fn loaded(files: &Files, change: Option<&Change>) -> BTreeMap<PathBuf, String> {
+    let files = files.all().map(|file| (file.path.clone(), &file.text));
+    let changed = change.map(|change| (change.path.clone(), &change.after));
+    files.chain(changed).map(|(path, text)| (path, sha256(text.as_bytes()))).collect()
+}
+
+/// Everything that an install comes to: the same for a run that goes on where another was killed.
+fn inputs(
+    site: &Site,
+    payload: &Payload,
+    loaded: &BTreeMap<PathBuf, String>,
+    operator: &Operator,
+    containerd: &str,
+) -> Result<String, HostError> {
     let [shim, wasm] = [&payload.shim, &payload.wasm].map(|bytes| sha256(bytes));
-    let mut all = format!("{} {} {shim} {wasm} {}", env!("CARGO_PKG_VERSION"), found.version, site.node.unit);
-    if let Operator::Written(text) = &work.operator {
-        all += &format!("\n{OPERATOR_CONFIG} {}", sha256(text));
+    let mut all = format!("{} {containerd} {shim} {wasm} {}", env!("CARGO_PKG_VERSION"), site.node.unit);
+    for (path, hash) in loaded {
+        all += &format!("\n{} {hash}", path.display());
     }
-    for file in found.files.all() {
-        all += &format!("\n{} {}", file.path.display(), sha256(file.text.as_bytes()));
-    }
-    if let Some(change) = &work.change {
-        all += &format!("\n{} {}", change.path.display(), sha256(change.after.as_bytes()));
-    }
-    sha256(all.as_bytes())
+    let ruled = match operator {
+        Operator::Kept => site.host.read(Path::new(OPERATOR_CONFIG))?,
+        Operator::Written(text) => Some(text.clone()),
+        Operator::Removed => None,
+    };
+    all += &format!("\n{OPERATOR_CONFIG} {:?}", ruled.as_deref().map(sha256));
+    Ok(sha256(all.as_bytes()))
 }
 
 fn carried_out(
@@ -205,13 +246,16 @@ fn carried_out(
 fn stage(site: &Site, payload: &Payload, work: &Work, state: &mut State) -> Result<(), Fault> {
     if work.has_new_shim {
         let shim = site.shim();
-        if let Some(previous) = &work.before.shim {
-            site.host.write(&site.places.previous_shim(), previous, Mode::Program)?;
-        }
+        let before = work.before.shim.as_deref().unwrap_or_default();
+        site.host.write(&site.places.previous_shim(), before, Mode::Program)?;
         site.host.write(&shim, &payload.shim, Mode::Program)?;
         site.progress.done("stage", &format!("{} (sha256 {})", shim.display(), &sha256(&payload.shim)[..12]));
     }
     let path = Path::new(OPERATOR_CONFIG);
+    if work.operator != Operator::Kept {
+        let before = work.before.operator.as_deref().unwrap_or_default();
+        site.host.write(&site.places.previous_operator(), before, Mode::Text)?;
+    }
     match &work.operator {
         Operator::Kept => {}
         Operator::Written(text) => {
@@ -272,14 +316,15 @@ fn edit(site: &Site, change: &Change, undo: &mut Option<Undo>, state: &mut State
 
 /// Undoes what an install did; says how the node is then.
 fn taken_back(site: &Site, work: Work, state: &mut State) -> String {
-    let Before { shim, is_shim_unproven, operator, edited } = work.before;
+    let Before { shim, is_shim_unproven, operator, is_operator_unproven, edited } = work.before;
     let put = |path: &Path, content: &Option<Vec<u8>>, mode: Mode| match content {
         Some(content) => site.host.write(path, content, mode),
         None => site.host.remove(path),
     };
     let undone = || -> Result<(), Fault> {
-        if work.operator != Operator::Kept {
+        if work.operator != Operator::Kept || is_operator_unproven {
             put(Path::new(OPERATOR_CONFIG), &operator, Mode::Text)?;
+            site.host.remove(&site.places.previous_operator())?;
         }
         if work.has_new_shim || is_shim_unproven {
             put(&site.shim(), &shim, Mode::Program)?;
@@ -294,9 +339,20 @@ fn taken_back(site: &Site, work: Work, state: &mut State) -> String {
         Ok(())
     };
     match undone() {
+        // What is there now is an earlier install's.
+        Ok(()) if state.edit.is_some() => match runs_wasm(site) {
+            Ok(()) => "containerd runs as before, and ran a Wasm pod".to_owned(),
+            Err(error) => format!("as it was before, it does not run Wasm pods either: {}", one_line(&error)),
+        },
         Ok(()) => "containerd runs as before".to_owned(),
         Err(error) => format!("and taking it back failed too: {}", one_line(&error)),
     }
+}
+
+/// Whether the node runs Wasm as it is.
+pub(crate) fn runs_wasm(site: &Site) -> Result<(), Fault> {
+    let containerd = Containerd::connect(&site.host, &site.node.socket)?;
+    site.verify(&containerd, &site.verifying_wasm()?)
 }
 
 /// The error with its causes.

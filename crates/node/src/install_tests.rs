@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::args::{Cli, Command};
-use crate::config::{Daemon, Files};
+use crate::config::Daemon;
 use clap::Parser;
 
 const CONFIG: &str = "/etc/containerd/config.toml";
@@ -143,6 +143,10 @@ fn links_are_refused_before_anything() {
     let import = node.site.host.at(Path::new("/etc/containerd/conf.d/a.toml"));
     std::os::unix::fs::symlink("/elsewhere/a.toml", import).unwrap();
     assert!(node.edits(V2_3).unwrap_err().contains("a.toml is a symbolic link"));
+    let mut node = Node::new("version = 2\nimports = [\"conf.d/*.toml\"]\n");
+    let folder = node.site.host.at(Path::new("/etc/containerd/conf.d"));
+    std::os::unix::fs::symlink("/elsewhere", folder).unwrap();
+    assert!(node.edits(V2_3).unwrap_err().contains("conf.d is a symbolic link"));
 }
 
 #[test]
@@ -173,4 +177,77 @@ fn an_operator_file_is_ours_whenever_a_run_was_killed() {
     assert_eq!(said(&node, &none), Ok(Operator::Kept));
     node.others(OPERATOR_CONFIG, "theirs");
     assert!(said(&node, &wanted).unwrap_err().contains("wasm-node did not write it"));
+}
+
+#[test]
+fn what_a_killed_run_brought_is_taken_back_by_the_next() {
+    let payload = Payload { shim: b"new shim".to_vec(), wasm: Vec::new() };
+    let cases = [(None, None, "new"), (Some("old shim"), Some("old"), "new"), (Some("old shim"), Some("old"), "")];
+    for (old_shim, operator_before, operator_after) in cases {
+        let mut node = Node::new(PLAIN);
+        let shim = node.site.shim();
+        if let Some(old) = old_shim {
+            node.site.host.write(&shim, old.as_bytes(), Mode::Program).unwrap();
+        }
+        if let Some(text) = operator_before {
+            node.others(OPERATOR_CONFIG, text);
+        }
+        let work = |node: &Node, has_new_shim, operator| {
+            let [shim, ruled] =
+                [shim.as_path(), Path::new(OPERATOR_CONFIG)].map(|path| node.site.host.read(path).unwrap());
+            let before = before(&node.site, shim, ruled, None).unwrap();
+            Work { change: None, has_new_shim, must_restart: false, operator, before }
+        };
+        let operator = match operator_after {
+            "" => Operator::Removed,
+            text => Operator::Written(text.as_bytes().to_vec()),
+        };
+        let killed = work(&node, true, operator);
+        assert!(killed.changes());
+        stage(&node.site, &payload, &killed, &mut node.state).unwrap();
+        assert_eq!(node.text(OPERATOR_CONFIG).unwrap_or_default(), operator_after);
+        // The next one finds all in its place.
+        let next = work(&node, false, Operator::Kept);
+        assert!(next.changes(), "it would leave what it cannot verify");
+        assert_eq!(taken_back(&node.site, next, &mut node.state), "containerd runs as before");
+        assert_eq!(node.text(OPERATOR_CONFIG).as_deref(), operator_before);
+        assert_eq!(node.site.host.read(&shim).unwrap().as_deref(), old_shim.map(str::as_bytes));
+        assert!(!work(&node, false, Operator::Kept).changes(), "something is kept that nobody needs");
+    }
+}
+
+#[test]
+fn a_file_that_was_loaded_is_known_whatever_the_clock_says() {
+    let node = Node::new(PLAIN);
+    let mut state = State::default();
+    assert!(!state.knows(Path::new(CONFIG), PLAIN));
+    let files = Files::read(&node.site.host, &node.site.node.config, V2_3).unwrap();
+    state.loaded = loaded(&files, None);
+    assert!(state.knows(Path::new(CONFIG), PLAIN));
+    assert!(!state.knows(Path::new(CONFIG), "version = 3\n") && !state.knows(Path::new(DROP_IN), PLAIN));
+    let change = files.with_runtime(&node.site.shim(), None).unwrap();
+    assert!(change.is_some());
+    state.loaded = loaded(&files, change.as_ref());
+    assert!(state.knows(Path::new(CONFIG), &change.unwrap().after) && !state.knows(Path::new(CONFIG), PLAIN));
+}
+
+#[test]
+fn a_run_that_goes_on_has_the_inputs_of_the_one_that_was_killed() {
+    let mut node = Node::new(PLAIN);
+    let payload = Payload { shim: b"shim".to_vec(), wasm: Vec::new() };
+    let inputs_of = |node: &Node, operator: &Operator| {
+        let files = Files::read(&node.site.host, &node.site.node.config, V2_3).unwrap();
+        let ours = node.state.edit.as_ref().map(|edit| edit.file.as_path());
+        let change = files.with_runtime(&node.site.shim(), ours).unwrap();
+        inputs(&node.site, &payload, &loaded(&files, change.as_ref()), operator, "2.3").unwrap()
+    };
+    let wanted = Operator::Written(b"new".to_vec());
+    let first = inputs_of(&node, &wanted);
+    assert!(node.edits(V2_3).unwrap());
+    assert_eq!(inputs_of(&node, &wanted), first);
+    node.others(OPERATOR_CONFIG, "new");
+    assert_eq!(inputs_of(&node, &Operator::Kept), first);
+    assert_ne!(inputs_of(&node, &Operator::Removed), first);
+    node.others(CONFIG, &format!("{}\n[debug]\n", node.text(CONFIG).unwrap()));
+    assert_ne!(inputs_of(&node, &Operator::Kept), first);
 }

@@ -3,6 +3,7 @@
 use crate::host::{Host, HostError, Mode, sha256};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The file, whole.
@@ -13,6 +14,8 @@ pub(crate) struct State {
     pub(crate) edit: Option<Edit>,
     /// The last verification, if it holds.
     pub(crate) verified: Option<Verified>,
+    /// sha256 of the files of the configuration when the node was last verified with them: they load.
+    pub(crate) loaded: BTreeMap<PathBuf, String>,
     /// sha256 of the operator file that was copied, and of the one that is about to be.
     pub(crate) operator_config: Vec<String>,
 }
@@ -92,6 +95,11 @@ impl Places {
         self.dir.join("containerd-shim-wasm-v1.previous")
     }
 
+    /// The operator file that was there before, until the new one is verified; empty if there was none.
+    pub(crate) fn previous_operator(&self) -> PathBuf {
+        self.dir.join("operator.previous")
+    }
+
     /// The last install that failed; without this file it is tried again.
     pub(crate) fn failure(&self) -> PathBuf {
         self.dir.join("failed.json")
@@ -144,8 +152,9 @@ impl State {
     /// Whether this content of a configuration file is known to load, or was written by us to be loaded.
     pub(crate) fn knows(&self, file: &Path, text: &str) -> bool {
         let hash = sha256(text.as_bytes());
-        self.edit.as_ref().is_some_and(|edit| {
+        let is_of_edit = self.edit.as_ref().is_some_and(|edit| {
             edit.file == file && (edit.after == hash || edit.before.as_deref() == Some(hash.as_str()))
-        })
+        });
+        is_of_edit || self.loaded.get(file) == Some(&hash)
     }
 }

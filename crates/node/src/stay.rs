@@ -1,11 +1,11 @@
 //! Staying: the node is verified again when something changed, and every five minutes; what broke is repaired.
 
 use crate::args::Install;
-use crate::containerd::Containerd;
 use crate::host::HostError;
-use crate::install::{forget, install, one_line};
+use crate::install::{forget, install, one_line, runs_wasm};
 use crate::kubernetes::Standing;
 use crate::site::{Fault, Site};
+use crate::state::State;
 use crate::uninstall::{Pods, uninstall};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -109,7 +109,10 @@ impl Stay {
         match node.is_deselected_by(daemonset) {
             Ok(true) => {}
             Ok(false) => return drop(self.at_work()),
-            Err(error) => return site.progress.warn("leave", &one_line(&error)),
+            Err(error) => {
+                site.progress.warn("leave", &one_line(&error));
+                return drop(self.at_work());
+            }
         }
         let said = "the DaemonSet does not select this node any more: it is cleaned in its turn";
         site.progress.doing("leave", said);
@@ -129,9 +132,9 @@ impl Stay {
 
 /// What a verification depends on, by its files.
 fn watched(site: &Site) -> Vec<PathBuf> {
-    let edited = site.state().unwrap_or_default().edit.map(|edit| edit.file);
+    let State { edit, loaded, .. } = site.state().unwrap_or_default();
     let paths = [site.node.socket.clone(), site.node.config.clone(), site.shim(), site.places.state()];
-    paths.into_iter().chain(edited).collect()
+    paths.into_iter().chain(edit.map(|edit| edit.file)).chain(loaded.into_keys()).collect()
 }
 
 fn seen(site: &Site, watched: &[PathBuf]) -> Seen {
@@ -152,8 +155,7 @@ fn holds(site: &Site) -> bool {
 /// Verifies the node as it is.
 pub(crate) fn verified(site: &Site) -> Result<(), Fault> {
     let _lock = site.host.lock(&site.places.lock())?;
-    let containerd = Containerd::connect(&site.host, &site.node.socket)?;
-    site.verify(&containerd, &site.verifying_wasm()?)
+    runs_wasm(site)
 }
 
 fn unlabel(site: &Site) {

@@ -6,8 +6,13 @@ use crate::cri::{Cri, Sandbox};
 use crate::host::{Lock, Mode, sha256};
 use crate::site::{CACHE, Fault, OPERATOR_CONFIG, Refusal, Site};
 use crate::state::State;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
+
+/// Where a container tells what its end is about; on a node itself there is none.
+const TERMINATION_MESSAGE: &str = "/dev/termination-log";
 
 /// How long another run on this node may take to end.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -46,19 +51,32 @@ pub(crate) fn uninstall(site: &Site, pods: Pods) -> Result<(), Fault> {
         cri.remove(&sandbox.id)?;
     }
     let edited = undo_edit(site, &mut state)?;
+    let mut stays = Vec::new();
     if edited || cri.served().is_ok() && state.edit.is_some() {
         let containerd = site.restart()?;
-        still_served(site, &containerd, &state);
+        stays.extend(still_served(&containerd, &state));
     }
     for path in
         found.files.defining().into_iter().filter(|path| state.edit.as_ref().is_none_or(|edit| edit.file != **path))
     {
         let said =
             format!("{} defines the runtime `{RUNTIME}` too, and wasm-node did not write it: it stays", path.display());
-        site.progress.warn("config", &said);
+        stays.push(said);
     }
-    files(site, &state)?;
+    stays.extend(files(site, &state)?);
+    told(site, &stays);
     swept(site, lock)
+}
+
+/// Tells what stays: in the log, and to who has this run in a pod, which goes with its log.
+fn told(site: &Site, stays: &[String]) {
+    for said in stays {
+        site.progress.warn("stays", said);
+    }
+    if let Ok(mut message) = File::options().write(true).open(TERMINATION_MESSAGE) {
+        // Whoever cannot read it has the log.
+        let _ = message.write_all(stays.join("\n").as_bytes());
+    }
 }
 
 fn swept(site: &Site, lock: Lock) -> Result<(), Fault> {
@@ -104,20 +122,20 @@ pub(crate) fn undo_edit(site: &Site, state: &mut State) -> Result<bool, Fault> {
     Ok(true)
 }
 
-fn still_served(site: &Site, containerd: &Containerd, state: &State) {
-    if Cri::of(containerd).served().is_ok() {
-        let edited = state.edit.as_ref().map(|edit| edit.file.display().to_string()).unwrap_or_default();
-        let said = format!("containerd still serves `{RUNTIME}`, which is not in {edited}: another file defines it");
-        site.progress.warn("config", &said);
-    }
+fn still_served(containerd: &Containerd, state: &State) -> Option<String> {
+    Cri::of(containerd).served().ok()?;
+    let edited = state.edit.as_ref().map(|edit| edit.file.display().to_string()).unwrap_or_default();
+    Some(format!("containerd still serves `{RUNTIME}`, which is not in {edited}: another file defines it"))
 }
 
-fn files(site: &Site, state: &State) -> Result<(), Fault> {
+/// Removes what was put on the node; what stays of it.
+fn files(site: &Site, state: &State) -> Result<Option<String>, Fault> {
     let operator = Path::new(OPERATOR_CONFIG);
+    let mut stays = None;
     if !state.operator_config.is_empty() {
         match site.host.read(operator)? {
             Some(text) if !state.operator_config.contains(&sha256(&text)) => {
-                site.progress.warn("files", &format!("{OPERATOR_CONFIG} was edited by others: it stays"));
+                stays = Some(format!("{OPERATOR_CONFIG} was edited by others: it stays"));
             }
             _ => site.host.remove(operator)?,
         }
@@ -128,5 +146,5 @@ fn files(site: &Site, state: &State) -> Result<(), Fault> {
         site.host.remove_if_empty(bin);
     }
     site.progress.done("files", "the shim and its settings are removed");
-    Ok(())
+    Ok(stays)
 }

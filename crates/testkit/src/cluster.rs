@@ -1,6 +1,7 @@
 //! A real cluster, by the tools of its users: kubectl, helm, and a shell on its nodes.
 
 use crate::Image;
+use crate::kit::INSTALLER;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::io::Write;
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 pub const KIT: &str = "wasm-system";
 /// The namespace of workloads, under Pod Security `restricted`.
 pub const APPS: &str = "apps";
+/// The namespace of the samples in `deploy`.
+pub const SAMPLES: &str = "wasm-samples";
 /// How long anything may take: a node restarts, an image is unpacked.
 const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(300);
@@ -56,6 +59,11 @@ impl Cluster {
     /// What helm says.
     pub fn helm(&self, args: &[&str]) -> Result<String> {
         run("helm", args, "")
+    }
+
+    /// What helm says, with what it says beside, such as the logs of hooks.
+    pub fn helm_aloud(&self, args: &[&str]) -> Result<String> {
+        run("sh", &[&["-c", "exec helm \"$@\" 2>&1", "helm"], args].concat(), "")
     }
 
     /// What the node's shell says.
@@ -111,21 +119,25 @@ impl Cluster {
     /// What helps to see why a row failed.
     pub fn report(&self) -> String {
         let mut report = String::new();
-        for namespace in [KIT, APPS] {
-            for words in
-                [&["get", "pods", "-o", "wide", "-n", namespace][..], &["describe", "pods", "-n", namespace][..]]
-            {
-                report += &self.kubectl(words).unwrap_or_else(|error| format!("{error:#}\n"));
-            }
+        let all = [&["get", "pods,jobs", "-A", "-o", "wide"][..], &["describe", "nodes"]];
+        let of = |namespace| ["describe", "pods", "-n", namespace];
+        let each = [KIT, APPS, INSTALLER, SAMPLES].map(of);
+        for words in all.into_iter().chain(each.iter().map(|words| &words[..])) {
+            report += &self.kubectl(words).unwrap_or_else(|error| format!("{error:#}\n"));
         }
-        let selector = "app.kubernetes.io/component=installer";
-        report += &self.kubectl(&["logs", "-n", KIT, "-l", selector, "--prefix", "--tail", "40"]).unwrap_or_default();
+        let selector = "app.kubernetes.io/component in (installer, uninstaller, clean)";
+        for namespace in [KIT, INSTALLER] {
+            let words = ["logs", "-n", namespace, "-l", selector, "--prefix", "--tail", "40"];
+            report += &self.kubectl(&words).unwrap_or_default();
+        }
         for node in self.workers() {
             report += &format!(
                 "--- {node}: {}\n",
                 self.kubectl(&["get", "node", &node, "--show-labels"]).unwrap_or_default()
             );
-            report += &self.on(&node, "journalctl -u containerd -n 60 --no-pager -o cat").unwrap_or_default();
+            report += &self
+                .on(&node, "journalctl -u containerd -u plain -n 300 --no-pager -o cat | grep -v -e level=debug")
+                .unwrap_or_default();
         }
         report
     }

@@ -96,6 +96,14 @@ pub fn install(cluster: &Cluster, values: &[&str]) -> Result<()> {
     cluster.helm(&args).map(drop)
 }
 
+/// Takes an uninstall back that did not go through.
+pub fn kept_after_all(cluster: &Cluster) -> Result<()> {
+    let history = serde_json::from_str(&cluster.helm(&["history", RELEASE, "-n", KIT, "-o", "json"])?)?;
+    let revision = |history: &Value| history.as_array()?.last()?["revision"].as_u64();
+    let revision = revision(&history).with_context(|| format!("no revision: {history}"))?.to_string();
+    cluster.helm(&["rollback", RELEASE, &revision, "-n", KIT]).map(drop)
+}
+
 /// The release as a user has it, on both workers, verified.
 pub fn installed(cluster: &Cluster) -> Result<()> {
     install(cluster, &[])?;
@@ -108,16 +116,28 @@ pub fn installed(cluster: &Cluster) -> Result<()> {
     })
 }
 
-/// Waits until the node's label says so.
+/// Waits until the node's label says so; the version is there with the last one only.
 pub fn stands(cluster: &Cluster, node: &str, standing: Option<&str>) -> Result<()> {
     until(&format!("node {node} is {standing:?}"), || {
-        Ok((standing_of(cluster, node)?.as_deref() == standing).then_some(()))
+        let metadata = cluster.get(&["node", node])?["metadata"].clone();
+        let has_version = !metadata["annotations"]["io.containerd.wasm.v1/version"].is_null();
+        let is_so = metadata["labels"][LABEL].as_str() == standing && has_version == (standing == Some("verified"));
+        Ok(is_so.then_some(()))
     })
 }
 
 /// What the node's label says.
 pub fn standing_of(cluster: &Cluster, node: &str) -> Result<Option<String>> {
     Ok(cluster.get(&["node", node])?["metadata"]["labels"][LABEL].as_str().map(str::to_owned))
+}
+
+/// The DaemonSet, and which its pods are: to be compared.
+pub fn installers(cluster: &Cluster) -> Result<Value> {
+    let daemons = cluster.get(&["daemonset", INSTALLER, "-n", KIT])?;
+    let uid =
+        |node: &str| Ok::<_, anyhow::Error>(pod_on(cluster, node)?.context("no installer")?["metadata"]["uid"].clone());
+    let [one, other] = cluster.workers();
+    Ok(json!([daemons["spec"], daemons["metadata"]["annotations"], uid(&one)?, uid(&other)?]))
 }
 
 /// The installer's pod on a node.
@@ -141,6 +161,7 @@ pub fn warned(cluster: &Cluster, node: &str, text: &str) -> Result<()> {
         let events = cluster.get(&["events", "-n", "default"])?;
         let said = events["items"].as_array().into_iter().flatten().any(|event| {
             event["involvedObject"]["name"] == node
+                && event["type"] == "Warning"
                 && event["message"].as_str().is_some_and(|message| message.contains(text))
         });
         Ok(said.then_some(()))
@@ -171,7 +192,7 @@ pub fn starts(cluster: &Cluster, node: &str) -> Result<usize> {
 pub fn nothing_on(cluster: &Cluster, node: &str) -> Result<()> {
     let left = cluster.on(
         node,
-        "ls -d /opt/wasm /etc/containerd-shim-wasm/* /var/lib/containerd-shim-wasm/* 2>/dev/null; \
+        "ls -d /opt/wasm /etc/containerd-shim-wasm /var/lib/containerd-shim-wasm 2>/dev/null; \
          grep -rl containerd-shim-wasm /etc/containerd; pgrep -af '[/]containerd-shim-wasm-v1'; \
          find /sys/fs/cgroup -maxdepth 4 -name '*wasm-verify*'; ctr ns ls -q | grep wasm; true",
     )?;

@@ -42,8 +42,14 @@ impl Cluster<'_> {
         };
         let why = match ended {
             Ok(()) => None,
-            Err(message) => Some(self.last_words(&name)?.unwrap_or(message)),
+            Err(message) => Some(self.words(&name)?.pop().unwrap_or(message)),
         };
+        if why.is_none() {
+            // What stays there, and its job's log does not.
+            for said in self.words(&name)? {
+                self.progress.warn("clean", &format!("node {node}: {said}"));
+            }
+        }
         self.remove(&name, &path)?;
         if why.is_none() {
             self.progress.done("clean", &format!("node {node}"));
@@ -51,11 +57,11 @@ impl Cluster<'_> {
         Ok(why.map(|why| format!("was not cleaned: {why}")))
     }
 
-    /// What the pod of the job said last.
-    fn last_words(&self, job: &str) -> Result<Option<String>, ClusterError> {
+    /// What the pod of the job said at its end, by lines.
+    fn words(&self, job: &str) -> Result<Vec<String>, ClusterError> {
         let pods = self.api.get(&self.pods_of(job))?.unwrap_or_default();
         let message = &pods["items"][0]["status"]["containerStatuses"][0]["state"]["terminated"]["message"];
-        Ok(message.as_str().and_then(|text| text.trim().lines().last()).map(str::to_owned))
+        Ok(message.as_str().into_iter().flat_map(|text| text.trim().lines()).map(str::to_owned).collect())
     }
 
     fn pods_of(&self, job: &str) -> String {
