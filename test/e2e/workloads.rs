@@ -227,8 +227,11 @@ fn ends_are_told(cluster: &Cluster) -> Result<()> {
         let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
         Ok((pauses && restarts > Some(0)).then_some(()))
     })?;
-    let previous = cluster.kubectl(&["logs", "-n", APPS, "again", "--previous"])?;
-    ensure!(previous == "leaving with 3\n", "logs --previous: {previous:?}");
+    // While the next one comes, the one before may be on its way out.
+    until("the log of the one before is told", || {
+        let previous = cluster.kubectl(&["logs", "-n", APPS, "again", "--previous"])?;
+        Ok((previous == "leaving with 3\n").then_some(()))
+    })?;
     cluster.delete(&pods)?;
     cluster.delete(&[again])
 }

@@ -171,6 +171,17 @@ impl Api {
         gone(self.call(async |channel, api| SnapshotsClient::new(channel).remove(api.request(remove)).await))
     }
 
+    /// Whether the directories of the container's snapshot are there.
+    pub fn has_snapshot(&self, id: &str) -> Result<bool, Status> {
+        let request =
+            services::snapshots::MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: self.snapshot_key(id) };
+        let mounts =
+            self.call(async |channel, api| SnapshotsClient::new(channel).mounts(api.request(request)).await)?.mounts;
+        let options = mounts.iter().flat_map(|mount| &mount.options);
+        let mut dirs = options.filter_map(|option| option.split_once("dir=")).flat_map(|(_, dirs)| dirs.split(':'));
+        Ok(dirs.all(|dir| Path::new(dir).is_dir()))
+    }
+
     /// Creates the task and gives its pid.
     pub fn create_task(&self, id: &str, stdio: Option<&Stdio>) -> Result<i32, Status> {
         let stdin = stdio.and_then(|s| s.stdin.as_ref()).map(|path| path.display().to_string()).unwrap_or_default();

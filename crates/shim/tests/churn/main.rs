@@ -60,7 +60,7 @@ struct Churn {
 struct Tally {
     right_code: usize,
     hurt: usize,
-    /// Not hurt, and containerd went away while they were created.
+    /// Not hurt, and containerd went away, or lost their snapshot, while they were created.
     disturbed: usize,
 }
 

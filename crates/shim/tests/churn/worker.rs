@@ -151,9 +151,12 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// `None` if containerd went away meanwhile: who knows what it did.
+    /// `None` if containerd went away meanwhile, and who knows what it did, or if it has lost the snapshot.
     fn create(&mut self, id: &str, stdio: Option<&Stdio>, code: u8) -> Result<Option<Made>> {
         match self.create_or_refusal(id, stdio, code)? {
+            // containerd's snapshotter collects what a kill left by number, and takes a snapshot for it that gets the same
+            // number meanwhile.
+            Some(Err(_)) if matches!(self.insist(|api| api.has_snapshot(id))?, Ok(false)) => Ok(None),
             Some(created) => Ok(Some(created.with_context(|| format!("create {id}"))?)),
             None => Ok(None),
         }
