@@ -90,7 +90,7 @@ impl<'a> Worker<'a> {
             self.start(id)?;
         }
         if step == Step::Paused {
-            self.insist(|api| api.pause(id))?.context("pause")?;
+            self.move_on(id, "RUNNING", |api| api.pause(id)).context("pause")?;
         }
         if matches!(step, Step::Exited | Step::Deleting) {
             self.insist(|api| api.close_stdin(id))?.context("close stdin")?;
@@ -192,12 +192,17 @@ impl<'a> Worker<'a> {
     }
 
     fn start(&mut self, id: &str) -> Result<()> {
+        self.move_on(id, "CREATED", |api| api.start(id).map(drop)).context("start")
+    }
+
+    /// Calls again until there is an answer, or it is not as it was: the call came through, and its answer did not.
+    fn move_on(&mut self, id: &str, from: &str, call: impl Fn(&Api) -> Result<(), Status>) -> Result<()> {
         loop {
-            match self.call(|api| api.start(id))? {
-                Answer::Told(started) => return started.map(drop).context("start"),
+            match self.call(&call)? {
+                Answer::Told(moved) => return Ok(moved?),
                 Answer::Away => {
                     let state = self.insist(|api| api.state(id))?.context("look at it after containerd was away")?;
-                    if state.status != "CREATED" {
+                    if state.status != from {
                         return Ok(());
                     }
                 }
