@@ -174,7 +174,7 @@ pub(crate) fn installs_are_killed_after_every_step(cluster: &Cluster) -> Result<
     let (first, second) = (first?, second?);
     println!("      killed {first:?} and {second:?} times, upgrades the second time");
     // At once after a line, there is nearly always more to come.
-    ensure!(first.iter().all(|kills| *kills >= 6), "a process was hardly ever killed: {first:?}");
+    ensure!(first.iter().all(|kills| *kills >= 4), "a process was hardly ever killed: {first:?}");
     cluster.kubectl(&["delete", "lease", "-n", KIT, &format!("e2e-{node}"), &format!("e2e-{other}")])?;
     cluster.delete(&objects)
 }
