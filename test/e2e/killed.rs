@@ -6,7 +6,7 @@ use serde_json::json;
 use std::{fs, thread};
 use testkit::checkout;
 use testkit::cluster::{Cluster, KIT, until};
-use testkit::kit::{LABEL, REGISTRY, nothing_on, stands};
+use testkit::kit::{LABEL, REGISTRY, VERSION, nothing_on, stands};
 
 const CONFIG: &str = "/etc/containerd/config.toml";
 const SHIM: &str = "containerd-shim-wasm-v1";
@@ -53,7 +53,7 @@ impl ByHand<'_> {
 
     fn keys_taken_off(&self) -> Result<()> {
         self.cluster.kubectl(&["label", "node", self.node, &format!("{LABEL}-")])?;
-        self.cluster.kubectl(&["annotate", "node", self.node, "io.containerd.wasm.v1/version-"]).map(drop)
+        self.cluster.kubectl(&["annotate", "node", self.node, &format!("{VERSION}-")]).map(drop)
     }
 
     fn install(&self) -> String {

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 use testkit::cluster::{APPS, Cluster, KIT, until};
 use testkit::kit::{
-    INSTALLER, LABEL, RELEASE, config_hash, install, installed, installer, installer_of, installers, kept_after_all,
-    log_of, nothing_on, pod_on, stands, started, starts, warned,
+    INSTALLER, LABEL, RELEASE, VERSION, config_hash, install, installed, installer, installer_of, installers,
+    kept_after_all, log_of, nothing_on, pod_on, stands, started, starts, warned,
 };
 
 /// On nodes that have never had it.
@@ -107,8 +107,7 @@ fn workers_take_turns_and_are_verified(cluster: &Cluster) -> Result<()> {
                 .with_context(|| format!("no {text:?} in\n{log}"))
         };
         windows.push((at("it is this node's turn")?, at("restarts; containers go on")?, at("=verified")?));
-        let versions =
-            cluster.get(&["node", &node])?["metadata"]["annotations"]["io.containerd.wasm.v1/version"].clone();
+        let versions = cluster.get(&["node", &node])?["metadata"]["annotations"][VERSION].clone();
         ensure!(versions == env!("CARGO_PKG_VERSION"), "{node} has version {versions}");
     }
     windows.sort();

@@ -5,13 +5,11 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::process::Command;
 use testkit::checkout;
-use testkit::cluster::{Cluster, KIT, SAMPLES, until};
-use testkit::kit::{INSTALLER, busybox, nothing_on, stands};
+use testkit::cluster::{Cluster, KIT, MANIFESTS, SAMPLES, until};
+use testkit::kit::{busybox, nothing_on, stands};
 
 /// Where it begins in the README.
 const MARK: &str = "<!-- first path -->\n```sh\n";
-/// The namespace of `deploy/install.yaml`.
-const MANIFESTS: &str = INSTALLER;
 
 /// What a user's shell in the checkout says.
 fn shell(cluster: &Cluster, words: &str) -> Result<String> {

@@ -340,19 +340,13 @@ fn taken_back(site: &Site, work: Work, state: &mut State) -> String {
     };
     match undone() {
         // What is there now is an earlier install's.
-        Ok(()) if state.edit.is_some() => match runs_wasm(site) {
+        Ok(()) if state.edit.is_some() => match site.verify_as_it_is() {
             Ok(()) => "containerd runs as before, and ran a Wasm pod".to_owned(),
             Err(error) => format!("as it was before, it does not run Wasm pods either: {}", one_line(&error)),
         },
         Ok(()) => "containerd runs as before".to_owned(),
         Err(error) => format!("and taking it back failed too: {}", one_line(&error)),
     }
-}
-
-/// Whether the node runs Wasm as it is.
-pub(crate) fn runs_wasm(site: &Site) -> Result<(), Fault> {
-    let containerd = Containerd::connect(&site.host, &site.node.socket)?;
-    site.verify(&containerd, &site.verifying_wasm()?)
 }
 
 /// The error with its causes.

@@ -293,6 +293,12 @@ impl Site {
         Ok(())
     }
 
+    /// As [`Site::verify`], by a connection of its own.
+    pub(crate) fn verify_as_it_is(&self) -> Result<(), Fault> {
+        let containerd = Containerd::connect(&self.host, &self.node.socket)?;
+        self.verify(&containerd, &self.verifying_wasm()?)
+    }
+
     /// Labels the Kubernetes node, if there is one.
     pub(crate) fn say(&self, standing: Option<Standing>) -> Result<(), ApiError> {
         let Some(node) = &self.label else { return Ok(()) };

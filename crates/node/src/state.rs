@@ -90,7 +90,7 @@ impl Places {
         self.dir.join("config.before")
     }
 
-    /// The shim that was there before, until the new one is verified.
+    /// The shim that was there before, until the new one is verified; empty if there was none.
     pub(crate) fn previous_shim(&self) -> PathBuf {
         self.dir.join("containerd-shim-wasm-v1.previous")
     }

@@ -2,7 +2,7 @@
 
 use crate::args::Install;
 use crate::host::HostError;
-use crate::install::{forget, install, one_line, runs_wasm};
+use crate::install::{forget, install, one_line};
 use crate::kubernetes::Standing;
 use crate::site::{Fault, Site};
 use crate::state::State;
@@ -155,7 +155,7 @@ fn holds(site: &Site) -> bool {
 /// Verifies the node as it is.
 pub(crate) fn verified(site: &Site) -> Result<(), Fault> {
     let _lock = site.host.lock(&site.places.lock())?;
-    runs_wasm(site)
+    site.verify_as_it_is()
 }
 
 fn unlabel(site: &Site) {

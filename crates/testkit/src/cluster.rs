@@ -1,7 +1,6 @@
 //! A real cluster, by the tools of its users: kubectl, helm, and a shell on its nodes.
 
 use crate::Image;
-use crate::kit::INSTALLER;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::io::Write;
@@ -16,6 +15,8 @@ pub const KIT: &str = "wasm-system";
 pub const APPS: &str = "apps";
 /// The namespace of the samples in `deploy`.
 pub const SAMPLES: &str = "wasm-samples";
+/// The namespace of `deploy/install.yaml`.
+pub const MANIFESTS: &str = "containerd-shim-wasm";
 /// How long anything may take: a node restarts, an image is unpacked.
 const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(300);
@@ -121,12 +122,12 @@ impl Cluster {
         let mut report = String::new();
         let all = [&["get", "pods,jobs", "-A", "-o", "wide"][..], &["describe", "nodes"]];
         let of = |namespace| ["describe", "pods", "-n", namespace];
-        let each = [KIT, APPS, INSTALLER, SAMPLES].map(of);
+        let each = [KIT, APPS, MANIFESTS, SAMPLES].map(of);
         for words in all.into_iter().chain(each.iter().map(|words| &words[..])) {
             report += &self.kubectl(words).unwrap_or_else(|error| format!("{error:#}\n"));
         }
         let selector = "app.kubernetes.io/component in (installer, uninstaller, clean)";
-        for namespace in [KIT, INSTALLER] {
+        for namespace in [KIT, MANIFESTS] {
             let words = ["logs", "-n", namespace, "-l", selector, "--prefix", "--tail", "40"];
             report += &self.kubectl(&words).unwrap_or_default();
         }

@@ -19,6 +19,8 @@ pub const GUESTS: &str = "e2e.test/guests:1";
 pub const BUSYBOX: &str = "e2e.test/busybox:1";
 /// The node's label.
 pub const LABEL: &str = "io.containerd.wasm.v1/node";
+/// The node's annotation, there while it is verified.
+pub const VERSION: &str = "io.containerd.wasm.v1/version";
 const CONFIG: &str = "/etc/containerd/config.toml";
 
 /// Puts the images on the nodes, and makes the namespaces.
@@ -120,7 +122,7 @@ pub fn installed(cluster: &Cluster) -> Result<()> {
 pub fn stands(cluster: &Cluster, node: &str, standing: Option<&str>) -> Result<()> {
     until(&format!("node {node} is {standing:?}"), || {
         let metadata = cluster.get(&["node", node])?["metadata"].clone();
-        let has_version = !metadata["annotations"]["io.containerd.wasm.v1/version"].is_null();
+        let has_version = !metadata["annotations"][VERSION].is_null();
         let is_so = metadata["labels"][LABEL].as_str() == standing && has_version == (standing == Some("verified"));
         Ok(is_so.then_some(()))
     })
