@@ -80,8 +80,16 @@ impl Client {
     }
 }
 
+/// What the service answers, and that for WASI 0.3.
+const HELLOS: [&str; 2] = ["hello from wasm\n", "hello from async wasm\n"];
+
+/// A service for WASI 0.3.
+fn async_service(node: &Namespace) -> Result<Service> {
+    Service::start_listening(Service::draft_of(node, &guests::rust("async_service")?)?)
+}
+
 /// Asks on a connection of its own each time the last one is closed; how many answers were right.
-fn ask(port: u16, requests: usize) -> Result<usize> {
+fn ask(port: u16, requests: usize, says: &str) -> Result<usize> {
     let mut client = None;
     let mut right = 0;
     for number in 0..requests {
@@ -90,18 +98,22 @@ fn ask(port: u16, requests: usize) -> Result<usize> {
             None => Client::new(port)?,
         };
         let (body, stays) = open.get("/").with_context(|| format!("request {number}"))?;
-        right += usize::from(body == b"hello from wasm\n");
+        right += usize::from(body == says.as_bytes());
         client = stays.then_some(open);
     }
     Ok(right)
 }
 
 fn ten_thousand_requests_are_answered(node: &Namespace) -> Result<()> {
+    ten_thousand(Service::start(node, |draft| draft)?, HELLOS[0])?;
+    ten_thousand(async_service(node)?, HELLOS[1])
+}
+
+fn ten_thousand(service: Service, says: &'static str) -> Result<()> {
     const CLIENTS: usize = 50;
     const EACH: usize = 200;
-    let service = Service::start(node, |draft| draft)?;
     let port = service.port;
-    let clients: Vec<_> = (0..CLIENTS).map(|_| thread::spawn(move || ask(port, EACH))).collect();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| thread::spawn(move || ask(port, EACH, says))).collect();
     let mut right = 0;
     for client in clients {
         right += client.join().ok().context("a client did not panic")??;
@@ -159,8 +171,12 @@ fn pass_on(client: &TcpStream, server: u16) -> std::io::Result<()> {
 }
 
 fn a_stop_behind_a_balancer_loses_no_request(node: &Namespace) -> Result<()> {
+    stopped_under_load([Service::start(node, |draft| draft)?, Service::start(node, |draft| draft)?], HELLOS[0])?;
+    stopped_under_load([async_service(node)?, async_service(node)?], HELLOS[1])
+}
+
+fn stopped_under_load([first, second]: [Service; 2], says: &'static str) -> Result<()> {
     const LATE: Duration = Duration::from_secs(1);
-    let [first, second] = [Service::start(node, |draft| draft)?, Service::start(node, |draft| draft)?];
     let balancer = Balancer::start([first.port, second.port])?;
     let (port, over, answered) = (balancer.port, Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let clients: Vec<_> = (0..8)
@@ -169,7 +185,7 @@ fn a_stop_behind_a_balancer_loses_no_request(node: &Namespace) -> Result<()> {
             thread::spawn(move || -> Result<()> {
                 while !over.load(Ordering::Relaxed) {
                     // Short connections, so that new ones come all the time.
-                    ensure!(ask(port, 5)? == 5, "a wrong answer");
+                    ensure!(ask(port, 5, says)? == 5, "a wrong answer");
                     answered.fetch_add(5, Ordering::Relaxed);
                 }
                 Ok(())
@@ -197,8 +213,7 @@ fn a_stop_behind_a_balancer_loses_no_request(node: &Namespace) -> Result<()> {
 
 fn large_bodies_take_little_memory(node: &Namespace) -> Result<()> {
     large_bodies(Service::start(node, |draft| draft)?, "/big?bytes=")?;
-    // WASI 0.3.
-    large_bodies(Service::start_listening(Service::draft_of(node, &guests::rust("async_service")?)?)?, "/big?")
+    large_bodies(async_service(node)?, "/big?")
 }
 
 fn large_bodies(service: Service, big: &str) -> Result<()> {

@@ -5,7 +5,7 @@ use crate::client::{self, Client};
 use crate::contender::{OURS, PEER, wanted};
 use crate::load::{self, Load, Server};
 use crate::memory::{self, Place};
-use crate::service::{self, HELLO, Service};
+use crate::service::{self, HELLO, HELLO_ASYNC, Service};
 use crate::statistics::{Better, Row};
 use crate::wasmtime::{self, WASMTIME};
 use anyhow::{Result, ensure};
@@ -14,6 +14,8 @@ use testkit::{Image, Runtime, guests, process};
 
 /// Ours, with instances that are used again: not what others do.
 const REUSING: &str = "ours+reuse";
+/// Ours, with a component for WASI 0.3.
+const ASYNC: &str = "ours+0.3";
 /// As good as without end.
 const REUSES: &str = "1000000";
 /// The peer with a setting of the engine that ours has too, and that is not its default.
@@ -40,18 +42,24 @@ const PYTHON_SAYS: &str = "hello from python: /\n";
 /// Requests in a second at 32 in flight, and the 99th percentile of what they take.
 pub(crate) fn hello(bed: &Bed) -> Result<Vec<Row>> {
     let program = service::hello(bed)?;
+    let asynchronous = service::hello_async(bed)?;
     let ours = Runtime::wasm(&bed.containerd.operator_file());
     let reusing = program.annotated("http.reuse", REUSES);
     let peer = Runtime::named("io.containerd.peer.v1");
     let keeping = program.told(KEEPING);
-    let contained =
-        [(OURS, &ours, &program), (REUSING, &ours, &reusing), (PEER, &peer, &program), (KEEPING_PEER, &peer, &keeping)];
+    let contained = [
+        (OURS, &ours, &program, HELLO),
+        (REUSING, &ours, &reusing, HELLO),
+        (ASYNC, &ours, &asynchronous, HELLO_ASYNC),
+        (PEER, &peer, &program, HELLO),
+        (KEEPING_PEER, &peer, &keeping, HELLO),
+    ];
     let contained = contained.into_iter().filter(|(who, ..)| wanted(who));
-    let contained = contained.map(|(who, runtime, program)| Ok((who, bed.api(runtime)?, program)));
+    let contained = contained.map(|(who, runtime, program, says)| Ok((who, bed.api(runtime)?, program, says)));
     let contained = contained.collect::<Result<Vec<_>>>()?;
     let mut services = Vec::new();
-    for (_, api, program) in &contained {
-        services.push(Service::start(bed, api, program, HELLO)?);
+    for (_, api, program, says) in &contained {
+        services.push(Service::start(bed, api, program, says)?);
     }
     let mut servers: Vec<Server> = contained
         .iter()

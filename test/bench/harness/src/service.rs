@@ -10,6 +10,8 @@ use testkit::{Image, image};
 
 /// What the service of [`hello`] answers.
 pub(crate) const HELLO: &str = "hello from wasm\n";
+/// What that of [`hello_async`] answers.
+pub(crate) const HELLO_ASYNC: &str = "hello from async wasm\n";
 
 /// A container that has answered once.
 pub(crate) struct Service<'a> {
@@ -28,6 +30,13 @@ pub(crate) fn hello_component() -> Result<Vec<u8>> {
 /// It in an image, as a layer: the peer compiles a file in each container, and a layer once.
 pub(crate) fn hello(bed: &Bed) -> Result<Program> {
     let image = Image::with_layer("bench.local/http-hello:1", image::WASM_LAYERS[2], &hello_component()?).bare();
+    bed.program(&image, &["app.wasm"], "")
+}
+
+/// One for WASI 0.3 that says it, in an image.
+pub(crate) fn hello_async(bed: &Bed) -> Result<Program> {
+    let component = guests::rust("async_service")?;
+    let image = Image::with_layer("bench.local/http-async:1", image::WASM_LAYERS[2], &component).bare();
     bed.program(&image, &["app.wasm"], "")
 }
 
