@@ -84,8 +84,9 @@ fn run(settings: Settings, listener: Result<UnixListener, AddressError>) -> anyh
         // Disconnecting drops replies that are still queued, so the connections end with the process.
         tokio::time::sleep(LAST_REPLIES).await;
     });
-    drop(server);
     tracing::debug!(%address, "the shim leaves");
+    // Taken apart by the kernel, at once, with all that they hold.
+    std::mem::forget((server, runtime));
     Ok(())
 }
 

@@ -274,6 +274,9 @@ impl Containerd {
         let left = if gone.is_ok() { Vec::new() } else { look() };
         let log = self.log_tail(0);
         leftovers::remove(&self.dir, &namespaces)?;
+        if self.whose == Whose::Others {
+            leftovers::remove_sockets(&self.before);
+        }
         if !left.is_empty() {
             bail!("left behind:\n  {}\n{log}", left.join("\n  "));
         }

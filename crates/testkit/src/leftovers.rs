@@ -9,15 +9,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Where shims have their sockets that do not know of a better place.
+const SOCKETS: &str = "/run/containerd/s";
 /// Places outside a private containerd's directory that a shim could write to by mistake.
-const OUTSIDE: [&str; 3] = ["/run/containerd/s", "/run/containerd/fifo", "/var/lib/containerd-shim-wasm"];
+const OUTSIDE: [&str; 3] = [SOCKETS, "/run/containerd/fifo", "/var/lib/containerd-shim-wasm"];
 
 /// Whose containers there were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
     /// Our shim's, which removes the parents of cgroups that it made.
     Ours,
-    /// Those of runc, which leaves them.
+    /// Also those of runc, which leaves them, and of shims that leave their sockets in the folder of all shims. Ours has none
+    /// there under a containerd that names another.
     Others,
 }
 
@@ -55,10 +58,20 @@ pub fn find(dir: &Path, state: &Path, namespaces: &[String], before: &Before, wh
             left.extend(below.map(|path| format!("file of a bundle {}", path.display())));
         }
     }
-    for path in Before::look().0.difference(&before.0) {
+    let of_others = |path: &Path| whose == Whose::Others && path.starts_with(SOCKETS);
+    for path in Before::look().0.difference(&before.0).filter(|path| !of_others(path)) {
         left.push(format!("file outside the directory {}", path.display()));
     }
     left
+}
+
+/// Removes the sockets that are there since then, and belong to nobody who lives.
+pub fn remove_sockets(before: &Before) {
+    for path in Before::look().0.difference(&before.0).filter(|path| path.starts_with(SOCKETS)) {
+        println!("a shim left its socket: {}", path.display());
+        // What is gone by now needs no removal.
+        let _ = fs::remove_file(path);
+    }
 }
 
 /// Removes all of it: processes, mounts, cgroups, the directory.

@@ -59,7 +59,6 @@ impl Cgroup {
 
     /// The directory that is still in use, if there is one.
     fn try_to_remove(&self, begun: Instant) -> Result<Option<PathBuf>, CgroupError> {
-        self.kill_all();
         let dirs = self.dirs();
         // systemd removes a scope that is empty. Removed under its eyes, it would not hear that the scope has ended, and
         // keep the unit for ever.
@@ -67,17 +66,20 @@ impl Cgroup {
             && begun.elapsed() < SYSTEMD
             && let Some(there) = dirs.iter().find(|dir| dir.exists())
         {
+            self.kill_all();
             return Ok(Some(there.clone()));
         }
-        if let Some(busy) = dirs.iter().find(|dir| !removed(dir)) {
-            // A guest has no cgroupfs: what is below is somebody else's, and does not end with the container.
-            return match child_of(busy) {
-                Some(child) => Err(CgroupError::Child(child)),
-                None => Ok(Some(busy.clone())),
-            };
+        let Some(busy) = dirs.iter().find(|dir| !removed(dir)) else {
+            dirs.iter().for_each(|dir| remove_made_parents(dir, self.hierarchy.root_of(dir)));
+            return Ok(None);
+        };
+        // Nobody is in most of them by now, which the kernel has just been asked.
+        self.kill_all();
+        // A guest has no cgroupfs: what is below is somebody else's, and does not end with the container.
+        match child_of(busy) {
+            Some(child) => Err(CgroupError::Child(child)),
+            None => Ok(Some(busy.clone())),
         }
-        dirs.iter().for_each(|dir| remove_made_parents(dir, self.hierarchy.root_of(dir)));
-        Ok(None)
     }
 
     /// Ends every process in it.

@@ -35,8 +35,6 @@ type Part = fn(&Load) -> f64;
 /// Warm starts of a Python component: of ours, and of the peer, which compiles a file each time.
 const STARTS: usize = 5;
 const STARTS_OF_PEER: usize = 1;
-/// Rounds of memory: one, since all of its containers do the same.
-const ROUNDS: usize = 1;
 const PYTHON_SAYS: &str = "hello from python: /\n";
 
 /// Requests in a second at 32 in flight, and the 99th percentile of what they take.
@@ -143,7 +141,7 @@ pub(crate) fn idle(bed: &Bed) -> Result<Vec<Row>> {
         [(OURS, Runtime::wasm(&bed.containerd.operator_file())), (PEER, Runtime::named("io.containerd.peer.v1"))];
     let contenders: Vec<_> = contenders.into_iter().filter(|(who, _)| wanted(who)).collect();
     let people: Vec<&str> = contenders.iter().map(|(who, _)| *who).collect();
-    memory::in_turns("idle http container", ROUNDS, &people, |index| {
+    memory::of_all("idle http container", &people, |index| {
         memory::of_one(bed, &contenders[index].1, Place::OwnProcess, &|api| {
             let service = Service::start(bed, api, &program, HELLO)?;
             Ok((service.container, service.pid))

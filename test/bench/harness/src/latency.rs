@@ -15,13 +15,12 @@ const WARM_UP: usize = 3;
 /// After a task, so that the next contender does not pay for it: the kernel takes namespaces apart in the background.
 const REST: Duration = Duration::from_millis(100);
 /// The same after a batch.
-const REST_OF_BATCH: Duration = Duration::from_millis(1500);
-/// Tasks of each contender in one round of throughput.
-const BATCH: usize = 24;
+const REST_OF_BATCH: Duration = Duration::from_secs(1);
 /// Rounds of throughput.
 const ROUNDS: usize = 3;
-/// How many tasks are in flight.
-const IN_FLIGHT: [usize; 3] = [1, 4, 8];
+/// How many tasks are in flight, and how many there are of each contender in one round: several for each place, or the
+/// beginning and the end, when not all places are taken, would count for too much.
+const IN_FLIGHT: [(usize, usize); 3] = [(1, 24), (4, 24), (8, 48)];
 
 /// A step, or all of them.
 type Part = fn(&Steps) -> Duration;
@@ -61,11 +60,11 @@ pub(crate) fn steps(bed: &Bed, contenders: &[Contender]) -> Result<Vec<Row>> {
 /// work, the same for all.
 pub(crate) fn throughput(bed: &Bed, contenders: &[Contender]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for in_flight in IN_FLIGHT {
+    for (in_flight, tasks) in IN_FLIGHT {
         let mut rates: Vec<Vec<f64>> = vec![Vec::new(); contenders.len()];
         for _ in 0..ROUNDS {
             for (contender, rates) in contenders.iter().zip(&mut rates) {
-                rates.push(BATCH as f64 / batch(bed, contender, in_flight)?.as_secs_f64());
+                rates.push(tasks as f64 / batch(bed, contender, in_flight, tasks)?.as_secs_f64());
                 thread::sleep(REST_OF_BATCH);
             }
         }
@@ -77,7 +76,7 @@ pub(crate) fn throughput(bed: &Bed, contenders: &[Contender]) -> Result<Vec<Row>
     Ok(rows)
 }
 
-fn batch(bed: &Bed, contender: &Contender, in_flight: usize) -> Result<Duration> {
+fn batch(bed: &Bed, contender: &Contender, in_flight: usize, tasks: usize) -> Result<Duration> {
     let apis = (0..in_flight).map(|_| bed.api(&contender.runtime)).collect::<Result<Vec<_>>>()?;
     let next = AtomicUsize::new(0);
     // A connection belongs to one thread: each makes its part of the containers, and takes tasks of its own.
@@ -90,7 +89,7 @@ fn batch(bed: &Bed, contender: &Contender, in_flight: usize) -> Result<Duration>
                 let (gate, done, next) = (&gate, &done, &next);
                 scope.spawn(move || -> Result<()> {
                     let made: Result<Vec<_>> =
-                        (0..BATCH / in_flight).map(|_| bed.container(&api, &contender.hello)).collect();
+                        (0..tasks / in_flight).map(|_| bed.container(&api, &contender.hello)).collect();
                     gate.wait();
                     let ran = made.and_then(|containers| {
                         for container in &containers {
@@ -111,7 +110,7 @@ fn batch(bed: &Bed, contender: &Contender, in_flight: usize) -> Result<Duration>
         for worker in workers {
             worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))??;
         }
-        anyhow::ensure!(next.load(Ordering::Relaxed) == BATCH, "not all tasks of {} ran", contender.name);
+        anyhow::ensure!(next.load(Ordering::Relaxed) == tasks, "not all tasks of {} ran", contender.name);
         Ok(took)
     })
 }

@@ -13,8 +13,6 @@ use testkit::{Runtime, process};
 
 /// Containers at once.
 const CONTAINERS: usize = 50;
-/// Rounds, in which all take turns.
-const ROUNDS: usize = 2;
 /// Between two looks at the memory of the node.
 const SETTLING: Duration = Duration::from_secs(1);
 /// Two looks that differ by less say that nothing is freed any more.
@@ -45,7 +43,7 @@ pub(crate) type Start<'s> = dyn for<'a> Fn(&'a Api) -> Result<(Container<'a>, i3
 /// Memory of an idle container, at [`CONTAINERS`] of them.
 pub(crate) fn idle(bed: &Bed, contenders: &[Contender]) -> Result<Vec<Row>> {
     let people: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
-    in_turns("idle container", ROUNDS, &people, |index| {
+    of_all("idle container", &people, |index| {
         let contender = &contenders[index];
         let place = if contender.name == FLOOR { Place::InShim } else { Place::OwnProcess };
         of_one(bed, &contender.runtime, place, &|api| {
@@ -57,19 +55,9 @@ pub(crate) fn idle(bed: &Bed, contenders: &[Contender]) -> Result<Vec<Row>> {
     })
 }
 
-/// Measures each of these people in every round; they are numbered as they are named.
-pub(crate) fn in_turns(
-    title: &str,
-    rounds: usize,
-    people: &[&str],
-    of_one: impl Fn(usize) -> Result<Use>,
-) -> Result<Vec<Row>> {
-    let mut uses: Vec<Vec<Use>> = people.iter().map(|_| Vec::new()).collect();
-    for _ in 0..rounds {
-        for (index, uses) in uses.iter_mut().enumerate() {
-            uses.push(of_one(index)?);
-        }
-    }
+/// Measures each of these people, who are numbered as they are named.
+pub(crate) fn of_all(title: &str, people: &[&str], of_one: impl Fn(usize) -> Result<Use>) -> Result<Vec<Row>> {
+    let uses = (0..people.len()).map(of_one).collect::<Result<Vec<_>>>()?;
     let parts: [(&str, Part); 3] = [
         ("node (MemAvailable)", |used| used.node),
         ("shim (Pss_Anon)", |used| used.shim),
@@ -77,10 +65,7 @@ pub(crate) fn in_turns(
     ];
     let rows = parts.iter().flat_map(|(what, part)| {
         let what = format!("{title}: {what}");
-        people
-            .iter()
-            .zip(&uses)
-            .map(move |(who, uses)| Row::of(&what, who, "KiB", Better::Lower, uses.iter().map(part).collect()))
+        people.iter().zip(&uses).map(move |(who, used)| Row::of(&what, who, "KiB", Better::Lower, vec![part(used)]))
     });
     Ok(rows.collect())
 }

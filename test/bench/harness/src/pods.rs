@@ -15,7 +15,7 @@ use testkit::image::Rootfs;
 use testkit::{Containerd, Image, Namespace, Version};
 
 /// Pods of each contender, one after the other.
-const TURNS: usize = 15;
+const TURNS: usize = 10;
 /// Before them, not counted: code is compiled and files are cached.
 const WARM_UP: usize = 2;
 /// After a pod, so that the next contender does not pay for it.

@@ -12,7 +12,7 @@ use testkit::{Image, Runtime, image, process};
 /// Warm starts of ours.
 const TURNS: usize = 10;
 /// Warm starts of the peer, which compiles a file each time.
-const TURNS_OF_PEER: usize = 3;
+const TURNS_OF_PEER: usize = 1;
 
 /// Cold and warm starts of ours and the peer.
 pub(crate) fn starts(bed: &Bed) -> Result<Vec<Row>> {
