@@ -11,7 +11,7 @@ use wasmtime::ResourceLimiterAsync;
 use wasmtime_wasi::async_trait;
 
 /// What Wasmtime takes for an element of a table, bytes: a pointer.
-const TABLE_ELEMENT: u64 = 8;
+pub(crate) const TABLE_ELEMENT: u64 = 8;
 
 /// The memory that the instances of a guest share.
 #[derive(Clone)]

@@ -131,13 +131,15 @@ pub(crate) fn pooled(variant: Variant, slots: Slots) -> Config {
         Calls::Asynchronous => STACKS,
     };
     let each = |count: u32| slots.instances.saturating_mul(count.max(1));
+    // The heap of a guest that has objects comes out of the pool of memories.
+    let memories = slots.memories.saturating_add(1);
     let elements = usize::try_from(slots.table_elements).unwrap_or(usize::MAX).saturating_mul(2);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots.instances)
         .total_core_instances(each(CORE_INSTANCES))
         .max_core_instances_per_component(CORE_INSTANCES)
-        .total_memories(each(slots.memories))
-        .max_memories_per_component(slots.memories.max(1))
+        .total_memories(each(memories))
+        .max_memories_per_component(memories)
         .total_tables(each(slots.tables))
         .max_tables_per_component(slots.tables.max(1))
         .table_elements(elements.max(MIN_TABLE_ELEMENTS))

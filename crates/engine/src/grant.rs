@@ -65,7 +65,9 @@ impl Grant {
 
 impl State {
     pub(crate) fn new(wasi: WasiP1Ctx, outgoing: Outgoing, budget: Budget) -> Self {
-        State { wasi, http: WasiHttpCtx::new(), outgoing, budget }
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(FIELDS);
+        State { wasi, http, outgoing, budget }
     }
 
     /// The container's network.
@@ -92,6 +94,9 @@ impl WasiHttpView for State {
 
 /// Handles that one instance may hold of the host's things, of each kind: each is memory that its limit does not see.
 const MOST_HANDLES: usize = 10_000;
+/// What the headers of one message may take in the host, bytes: as much as a server takes of a request's head, and what
+/// the host needs besides.
+const FIELDS: usize = 64 << 10;
 
 /// The place of an instance, in which the host's things for it are bounded as its memory is.
 pub(crate) fn store(engine: &Engine, state: State) -> Store<State> {

@@ -1,6 +1,6 @@
 //! Runs a guest on this thread until it ends or is ended.
 
-use crate::budget::{Budget, Memory, Refusal};
+use crate::budget::{Budget, Memory, Refusal, TABLE_ELEMENT};
 use crate::compile::one_line;
 use crate::end::{Outcome, TimedOut, status};
 use crate::errno;
@@ -44,6 +44,7 @@ struct Service {
     socket: Socket,
     instances: Instances,
     settings: Http,
+    memory_bytes: Option<u64>,
 }
 
 impl Loaded {
@@ -89,7 +90,9 @@ impl Loaded {
                 true => (WorkingDirectory::InEnvironment, network::Files::default()),
                 false => (WorkingDirectory::Told, network::Files::of_container()),
             };
-            let mut builder = grant::context(plan, cwd, Files::InPlace)?;
+            // A file that waits, such as a fifo nobody writes to, must not hold up the end of the guest's time.
+            let files = if plan.limits.timeout.is_some() { Files::OnThreads } else { Files::InPlace };
+            let mut builder = grant::context(plan, cwd, files)?;
             let stdin = input(stdio.stdin, plan).map_err(stream)?;
             builder.stdin(stdin).stdout(outputs[0].clone()).stderr(outputs[1].clone());
             let outgoing = grant::outgoing(plan, names, &outputs);
@@ -107,7 +110,8 @@ impl Loaded {
                 let made = Made { engine: engine.clone(), pre, grant, memory: memory.clone() };
                 let instances = Instances::new(made, &plan.http, plan)?;
                 let socket = Socket::bind(&plan.http)?;
-                Work::Service(Box::new(Service { socket, instances, settings: plan.http.clone() }))
+                let (settings, memory_bytes) = (plan.http.clone(), memory.limit_bytes());
+                Work::Service(Box::new(Service { socket, instances, settings, memory_bytes }))
             }
         };
         drop(inside);
@@ -126,13 +130,13 @@ impl Guest {
                 runtime.block_on(run_once(store, program, &outputs[0], &signals, timeout, &mut tell))
             }
             Work::Service(service) => runtime.block_on(async {
-                let Service { socket, instances, settings } = *service;
+                let Service { socket, instances, settings, memory_bytes } = *service;
                 if let Some(note) = socket.note() {
                     outputs[1].tell(&note);
                 }
                 let served = async {
                     match socket.listen() {
-                        Ok(listener) => http::serve(listener, instances, &settings, &signals).await,
+                        Ok(listener) => http::serve(listener, instances, &settings, memory_bytes, &signals).await,
                         Err(error) => {
                             // Another was bound at the same time, and listened first.
                             let line = format!("cannot listen where http.listen says: {error}: choose another one\n");
@@ -256,16 +260,18 @@ pub(crate) fn refuel(store: &mut Store<State>, fuel: Option<u64>) -> wasmtime::R
     fuel.map_or(Ok(()), |fuel| store.set_fuel(fuel))
 }
 
-/// Refuses a guest whose first memory is above its limit. That of one which makes its memories by other means than usual
-/// is met when it starts.
+/// Refuses a guest whose largest memory and table are above its limit from the beginning. The limit of one with several, or
+/// that makes them by other means than usual, is met when it starts.
 fn fits(plan: &RunPlan, program: &Program, limit_bytes: u64) -> Result<(), Failure> {
     let needs = match program {
         Program::Once(once) => once.resources_required(),
         Program::Service(ProxyPre::P2(pre)) => pre.instance_pre().component().resources_required(),
         Program::Service(ProxyPre::P3(pre)) => pre.instance_pre().component().resources_required(),
     };
-    let pages = needs.and_then(|needs| needs.max_initial_memory_size).unwrap_or_default();
-    let bytes = pages.saturating_mul(WASM_PAGE);
+    let Some(needs) = needs else { return Ok(()) };
+    let memory = needs.max_initial_memory_size.unwrap_or_default().saturating_mul(WASM_PAGE);
+    let table = needs.max_initial_table_size.unwrap_or_default().saturating_mul(TABLE_ELEMENT);
+    let bytes = memory.saturating_add(table);
     if bytes <= limit_bytes {
         return Ok(());
     }

@@ -12,8 +12,8 @@ pub struct Http {
     pub listen: Listen,
     /// Requests that guest code works on at a time; one more is answered with 503.
     pub max_concurrency: NonZeroU32,
-    /// Connections at a time; one more waits to be accepted.
-    pub max_connections: NonZeroU32,
+    /// Connections at a time; one more waits to be accepted. `None`: by the memory that there is.
+    pub max_connections: Option<NonZeroU32>,
     /// How long a guest may take to the head of its answer, and then from one piece of the body to the next.
     pub request_timeout: Duration,
     /// Requests that one instance of the guest answers, one after the other.
@@ -42,7 +42,7 @@ impl Default for Http {
         Http {
             listen: Listen::port(8080),
             max_concurrency: number(128),
-            max_connections: number(1024),
+            max_connections: None,
             request_timeout: Duration::from_secs(60),
             reuse: NonZeroU32::MIN,
             drain_delay: Duration::from_secs(2),

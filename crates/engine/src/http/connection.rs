@@ -2,7 +2,8 @@
 
 use super::Phase;
 use super::exchange::Exchanges;
-use super::timed::{HEAD, Heads, Timed, Turns};
+use super::timed::{HEAD, Heads, Timed};
+use super::turns::Turns;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,12 +18,12 @@ use tokio::time::{sleep, timeout};
 
 /// What a client of HTTP/2 says first (RFC 9113, "HTTP/2 Connection Preface").
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Between two looks at a client that has said a part of it.
+/// Between the first two looks at a client that has said a part of it; each later pause is twice as long.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How often a client of HTTP/2 that says nothing is asked whether it is there, and how long it may take to answer.
 const ALIVE: Duration = Duration::from_secs(30);
 /// What the head of a request may measure, bytes: a client that never ends it takes no more of the container's memory.
-const HEADERS: u32 = 64 << 10;
+const HEADERS: u32 = 32 << 10;
 /// What a client of HTTP/2 may send of a body before the guest reads it, and what is kept of an answer until the client
 /// does, bytes.
 const WINDOW: u32 = 128 << 10;
@@ -30,6 +31,15 @@ const WINDOW: u32 = 128 << 10;
 const STREAMS: u32 = 100;
 /// How long a client that has connected and said nothing is waited for by a server that leaves.
 const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Connections at a time, where the settings do not say: an eighth of the memory at most goes to heads that nobody ends.
+pub(super) fn most_within(memory_bytes: Option<u64>) -> NonZeroU32 {
+    const FEWEST: u64 = 64;
+    const MOST: u64 = 1024;
+    let fitting = memory_bytes.map_or(MOST, |bytes| bytes / 8 / u64::from(HEADERS));
+    let most = u32::try_from(fitting.clamp(FEWEST, MOST)).ok().and_then(NonZeroU32::new);
+    most.unwrap_or(NonZeroU32::MIN)
+}
 
 /// The connections of a server.
 pub(super) struct Connections {
@@ -49,11 +59,6 @@ impl Connections {
     pub(super) async fn place(&self) -> OwnedSemaphorePermit {
         let place = self.places.clone().acquire_owned().await;
         place.unwrap_or_else(|_| unreachable!("nobody closes the places"))
-    }
-
-    /// A place, if there is one.
-    pub(super) fn free_place(&self) -> Option<OwnedSemaphorePermit> {
-        self.places.clone().try_acquire_owned().ok()
     }
 
     /// Serves a client until it goes or is asked to.
@@ -78,7 +83,6 @@ async fn serve(
     phases: watch::Receiver<Phase>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
-    let turns = Turns::default();
     let is_http2 = tokio::select! {
         biased;
         spoken = timeout(HEAD, speaks_http2(&stream)) => spoken??,
@@ -88,13 +92,16 @@ async fn serve(
         } => return Ok(()),
     };
     let patience = exchanges.patience();
+    let turns = Turns::new(is_http2);
     let of_turn = turns.clone();
     let service = service_fn(move |request| {
         let (exchanges, turn) = (exchanges.clone(), of_turn.begin());
         async move { exchanges.answer(request, turn).await }
     });
-    let io =
-        TokioIo::new(Timed::new(stream, turns, if is_http2 { Heads::OfTheProtocol } else { Heads::Timed }, patience));
+    let heads = if is_http2 { Heads::OfTheProtocol } else { Heads::Timed };
+    let io = TokioIo::new(Timed::new(stream, turns.clone(), heads, patience));
+    // One that reads some answers and leaves others would keep their guests and places for ever.
+    let mut unread = pin!(turns.unread_for(patience));
     // Both forms of connection have these methods, and no trait in common.
     macro_rules! drive {
         ($connection:expr) => {{
@@ -103,8 +110,12 @@ async fn serve(
                 biased;
                 served = connection.as_mut() => return Ok(served?),
                 () = closing(phases) => connection.as_mut().graceful_shutdown(),
+                () = &mut unread => return Ok(()),
             }
-            Ok(connection.await?)
+            tokio::select! {
+                served = connection => Ok(served?),
+                () = unread => Ok(()),
+            }
         }};
     }
     if is_http2 {
@@ -124,13 +135,17 @@ async fn serve(
 /// Whether the client begins with the preface of HTTP/2. Nothing is taken from the stream.
 async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     let mut bytes = [0; PREFACE.len()];
+    let mut pause = PAUSE;
     loop {
         match stream.peek(&mut bytes).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count if !PREFACE.starts_with(&bytes[..count]) => return Ok(false),
             count if count == PREFACE.len() => return Ok(true),
             // More of it does not make the stream readable anew.
-            _ => sleep(PAUSE).await,
+            _ => {
+                sleep(pause).await;
+                pause *= 2;
+            }
         }
     }
 }

@@ -1,15 +1,11 @@
-//! One request and its answer. The guest runs in the same task as the connection it answers on: a client that goes takes
-//! its guest along, and one that does not read holds it up.
+//! One request and the head of its answer. The guest runs in the same task as the connection it answers on.
 
 use super::Phase;
+use super::answer::{Answer, Running, plain};
 use super::ask::Head;
 use super::instance::{Broken, Instances};
-use super::timed::Turn;
+use super::turns::Turn;
 use crate::end;
-use crate::ticker::Ticked;
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, RETRY_AFTER};
 use hyper::http::uri::Authority;
@@ -18,19 +14,18 @@ use plan::Http;
 use std::convert::Infallible;
 use std::fmt::{self, Display};
 use std::num::NonZeroU32;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::sleep;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 /// When a client that was refused may come again, seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// How the guest ended.
-type Ended = Result<(), Broken>;
+pub(super) type Ended = Result<(), Broken>;
 
 /// Answers requests.
 pub(super) struct Exchanges {
@@ -77,7 +72,7 @@ impl Exchanges {
         if version < Version::HTTP_2 && *self.phases.borrow() > Phase::Open {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        response.body_mut().turn = Some(turn);
+        response.body_mut().go(turn);
         Ok(response)
     }
 
@@ -121,16 +116,7 @@ impl Exchanges {
                 let instances = self.instances.clone();
                 let guest = if ended.is_some() { None } else { Some(Running { guest, name, instances }) };
                 let left = length(&method, &response);
-                response.map(|body| Answer {
-                    body: Content::OfGuest(body),
-                    guest,
-                    left,
-                    patience: self.patience,
-                    timer: None,
-                    waits: false,
-                    turn: None,
-                    _place: Some(place),
-                })
+                response.map(|body| Answer::of_guest(body, guest, left, self.patience, place))
             }
             (Some(Err(code)), _) => {
                 self.instances.log(&format!("{name}: the guest answered with an error: {code}\n"));
@@ -164,13 +150,13 @@ impl Exchanges {
     }
 }
 
-fn complain(instances: &Instances, name: &Name, broken: &Broken) {
+pub(super) fn complain(instances: &Instances, name: &Name, broken: &Broken) {
     let reason = end::broken(&broken.error, broken.refused_bytes);
     instances.log(&format!("{name}: {}\n", plan::printable(&reason)));
 }
 
 /// What the log calls a request. Written there only where something is to be said of it.
-struct Name {
+pub(super) struct Name {
     method: Method,
     uri: Uri,
 }
@@ -227,13 +213,6 @@ async fn run(
     }
 }
 
-/// A guest that has given the head of its answer, and runs on.
-struct Running {
-    guest: Ticked<Ended>,
-    name: Name,
-    instances: Arc<Instances>,
-}
-
 /// How long the body is to be, bytes; `None` if only its end says so.
 fn length(method: &Method, response: &Response<HyperOutgoingBody>) -> Option<u64> {
     let bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
@@ -241,155 +220,4 @@ fn length(method: &Method, response: &Response<HyperOutgoingBody>) -> Option<u64
         return Some(0);
     }
     response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// The body of an answer. Reading it drives the guest.
-pub(super) struct Answer {
-    body: Content,
-    guest: Option<Running>,
-    /// What the client has not been given yet, bytes; `None` if only the end of the body says so.
-    left: Option<u64>,
-    patience: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-    /// Whether the timer counts for what is waited for now.
-    waits: bool,
-    turn: Option<Turn>,
-    _place: Option<Arc<OwnedSemaphorePermit>>,
-}
-
-enum Content {
-    OfGuest(HyperOutgoingBody),
-    Ours(Full<Bytes>),
-}
-
-fn plain(status: StatusCode, text: &'static str) -> Response<Answer> {
-    let body = Content::Ours(Full::new(Bytes::from_static(text.as_bytes())));
-    let answer = Answer {
-        body,
-        guest: None,
-        left: None,
-        patience: Duration::ZERO,
-        timer: None,
-        waits: false,
-        turn: None,
-        _place: None,
-    };
-    let mut response = Response::new(answer);
-    *response.status_mut() = status;
-    response
-}
-
-/// Why a body ends before its end.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BodyError {
-    #[error("the guest failed")]
-    Guest,
-    #[error("the guest took too long")]
-    TooSlow,
-    #[error("the guest broke off: {0}")]
-    Broken(String),
-}
-
-impl Answer {
-    fn poll_guest(&mut self, context: &mut Context<'_>) -> Result<(), BodyError> {
-        let Some(running) = &mut self.guest else { return Ok(()) };
-        let Poll::Ready(ended) = Pin::new(&mut running.guest).poll(context) else { return Ok(()) };
-        let ended = ended.map_err(|error| {
-            complain(&running.instances, &running.name, &error);
-            BodyError::Guest
-        });
-        self.guest = None;
-        ended
-    }
-
-    fn poll_timer(&mut self, context: &mut Context<'_>) -> Result<(), BodyError> {
-        let patience = self.patience;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
-        if !self.waits {
-            // From now on: the guest rests while the client reads what came before.
-            timer.as_mut().reset(Instant::now() + patience);
-            self.waits = true;
-        }
-        let Poll::Ready(()) = timer.as_mut().poll(context) else { return Ok(()) };
-        if let Some(Running { name, instances, .. }) = self.guest.take() {
-            instances.log(&format!(
-                "{name}: nothing more of the answer in {patience:?}: raise http.request-timeout, or see what the guest \
-                 waits for\n"
-            ));
-        }
-        Err(BodyError::TooSlow)
-    }
-
-    fn note(&mut self, frame: Option<&Result<Frame<Bytes>, wasmtime_wasi_http::Error>>) {
-        self.waits = false;
-        let data = frame.and_then(|frame| frame.as_ref().ok()?.data_ref());
-        match (data, &mut self.left) {
-            (Some(data), Some(left)) => *left = left.saturating_sub(data.len() as u64),
-            (Some(_), None) => {}
-            // Trailers and the end.
-            (None, left) => *left = Some(0),
-        }
-    }
-}
-
-/// A client that has its whole answer, or has gone. What the guest does after its answer it may finish; one whose client
-/// has gone before ends here.
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if self.left != Some(0) {
-            return;
-        }
-        if let Some(Running { guest, name, instances }) = self.guest.take() {
-            let patience = self.patience;
-            tokio::spawn(async move {
-                if let Ok(Err(error)) = timeout(patience, guest).await {
-                    complain(&instances, &name, &error);
-                }
-            });
-        }
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Err(error) = self.poll_guest(context) {
-            return Poll::Ready(Some(Err(error)));
-        }
-        let frame = match &mut self.body {
-            Content::Ours(body) => {
-                return Pin::new(body).poll_frame(context).map_err(|never| match never {});
-            }
-            Content::OfGuest(body) => Pin::new(body).poll_frame(context),
-        };
-        match frame {
-            Poll::Ready(frame) => {
-                self.note(frame.as_ref());
-                Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError::Broken(format!("{error:?}")))))
-            }
-            Poll::Pending => match self.poll_timer(context) {
-                Ok(()) => Poll::Pending,
-                Err(error) => Poll::Ready(Some(Err(error))),
-            },
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.body {
-            Content::Ours(body) => body.is_end_stream(),
-            Content::OfGuest(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            Content::Ours(body) => body.size_hint(),
-            Content::OfGuest(body) => body.size_hint(),
-        }
-    }
 }

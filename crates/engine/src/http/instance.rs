@@ -66,7 +66,8 @@ impl Instances {
     /// One that waits, or a fresh one.
     pub(super) async fn take(&self) -> Result<Instance, Broken> {
         let broken = |error| Broken { error, refused_bytes: None };
-        if let Some(mut waiting) = self.idle().take() {
+        let waiting = if self.reuse > NonZeroU32::MIN { self.idle().take() } else { None };
+        if let Some(mut waiting) = waiting {
             refuel(&mut waiting.store, self.fuel).map_err(broken)?;
             return Ok(waiting);
         }

@@ -2,6 +2,7 @@
 //! start, and listening from start on.
 
 use plan::{Failure, Http, Listen};
+use socket2::SockRef;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio::net::{TcpListener, TcpSocket};
@@ -55,6 +56,10 @@ impl Socket {
 
 fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+    if address.is_ipv6() {
+        // Whatever the sysctl net.ipv6.bindv6only says.
+        SockRef::from(&socket).set_only_v6(false)?;
+    }
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)

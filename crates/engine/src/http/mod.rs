@@ -1,6 +1,7 @@
 //! The http server around a guest of the http world: where it listens, how it stops.
 //! It must not know the grants of a guest, nor how one request is answered: see `exchange`.
 
+mod answer;
 mod ask;
 mod connection;
 mod exchange;
@@ -8,6 +9,7 @@ mod idle;
 mod instance;
 mod listen;
 mod timed;
+mod turns;
 
 pub(crate) use instance::{Instances, Made};
 pub(crate) use listen::Socket;
@@ -35,16 +37,19 @@ enum Phase {
     Closing,
 }
 
-/// Serves until a signal asks to end: the first lets clients go first, the second ends at once.
+/// Serves until a signal asks to end: the first lets clients go first, the second ends at once. `memory_bytes` is the limit
+/// of the container's guests, if there is one.
 pub(crate) async fn serve(
     listener: TcpListener,
     instances: Instances,
     settings: &Http,
+    memory_bytes: Option<u64>,
     signals: &Signals,
 ) -> ExitStatus {
+    let most = settings.max_connections.unwrap_or_else(|| connection::most_within(memory_bytes));
     let (phase, phases) = watch::channel(Phase::Open);
     let exchanges = Arc::new(Exchanges::new(instances, settings, phases.clone()));
-    let connections = Connections::new(exchanges.clone(), settings.max_connections, phases);
+    let connections = Connections::new(exchanges.clone(), most, phases);
     let ended = tokio::select! {
         biased;
         signal = signals.next() => signal,
@@ -60,9 +65,10 @@ pub(crate) async fn serve(
             () = sleep(settings.drain_delay) => {}
             never = accept_all(&listener, &connections) => match never {},
         }
+        // First: connections that nobody uses give up their places to those who wait.
+        phase.send_replace(Phase::Closing);
         accept_waiting(&listener, &connections).await;
         drop(listener);
-        phase.send_replace(Phase::Closing);
         connections.ended().await;
         exchanges.ended().await;
     };
@@ -77,6 +83,8 @@ pub(crate) async fn serve(
 const SIGTERM: i32 = 15;
 /// A listener that gives nobody for this long has nobody waiting.
 const NOBODY_WAITS: Duration = Duration::from_millis(10);
+/// How long those who wait may wait for a place, once the server leaves.
+const LAST_PLACE: Duration = Duration::from_secs(1);
 /// How long a server waits that is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -94,8 +102,8 @@ async fn accept_all(listener: &TcpListener, connections: &Connections) -> Infall
 async fn accept_waiting(listener: &TcpListener, connections: &Connections) {
     // A client that comes all the time does not keep the server from leaving.
     for _ in 0..listen::BACKLOG {
-        // Who has a place already goes before who has none.
-        let Some(place) = connections.free_place() else { return };
+        // Who has a place already, and a request on its way, goes before who has none.
+        let Ok(place) = timeout(LAST_PLACE, connections.place()).await else { return };
         match timeout(NOBODY_WAITS, listener.accept()).await {
             Ok(Ok((stream, _))) => connections.serve(stream, place),
             _ => return,

@@ -2,10 +2,9 @@
 //! for it to read its answer.
 //! Invariant: while a request is answered, the time to read from the client does not count here.
 
+use super::turns::Turns;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,41 +15,6 @@ use tokio::time::{Instant, Sleep, sleep};
 pub(super) const HEAD: Duration = Duration::from_secs(10);
 /// How long a connection is kept for the next request; longer than proxies keep theirs, which else lose requests.
 const IDLE: Duration = Duration::from_secs(90);
-
-/// Requests that are answered on a connection.
-#[derive(Clone, Default)]
-pub(super) struct Turns(Arc<Counters>);
-
-#[derive(Default)]
-struct Counters {
-    now: AtomicUsize,
-    ever: AtomicUsize,
-}
-
-/// A request that is answered, until it is dropped.
-pub(super) struct Turn(Turns);
-
-impl Turns {
-    pub(super) fn begin(&self) -> Turn {
-        self.0.now.fetch_add(1, Ordering::Relaxed);
-        self.0.ever.fetch_add(1, Ordering::Relaxed);
-        Turn(self.clone())
-    }
-
-    fn are_none(&self) -> bool {
-        self.0.now.load(Ordering::Relaxed) == 0
-    }
-
-    fn ever(&self) -> usize {
-        self.0.ever.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.0.now.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// Who sees to it that heads end.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -25,12 +25,17 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 /// How long a connection is kept for the next request.
 const IDLE: Duration = Duration::from_secs(60);
-/// How long a host may take to accept a connection, where the guest says nothing.
+/// How long a host may take to accept a connection, with its TLS, where the guest says nothing.
 const CONNECT: Duration = Duration::from_secs(30);
 /// How long a server may take for an answer, and between its pieces, where the guest says nothing.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-type Connections = Pool<HttpsConnector<HttpConnector<Names>>, WasiBody>;
+tokio::task_local! {
+    /// How long the host of the request that is sent may take to accept a connection.
+    static CONNECT_IN: Duration;
+}
+
+type Connections = Pool<InTime<HttpsConnector<HttpConnector<Names>>>, WasiBody>;
 type Sent = Result<(http::Response<WasiBody>, Done), Error>;
 /// Reports how the exchange ended.
 type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -86,9 +91,10 @@ impl Client {
             Err(reason) => return Err(Error::InternalError(Some(reason.clone()))),
         };
         let first_byte = options.first_byte_timeout.unwrap_or(PATIENCE);
-        // The pool connects as it likes, so the two times are one to it.
-        let patience = options.connect_timeout.unwrap_or(CONNECT).saturating_add(first_byte);
-        let response = timeout(patience, connections.request(request)).await;
+        let connect = options.connect_timeout.unwrap_or(CONNECT);
+        // The pool connects only where it has no connection.
+        let sent = CONNECT_IN.scope(connect, connections.request(request));
+        let response = timeout(connect.saturating_add(first_byte), sent).await;
         let response = response.map_err(|_| Error::HttpResponseTimeout)?.map_err(|error| reason(&error))?;
         let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
         Ok(response.map(|body| Received { body, between, timer: Box::pin(sleep(between)) }.boxed_unsync()))
@@ -99,7 +105,6 @@ fn connections(network: &Network) -> Result<Connections, String> {
     let mut connector = HttpConnector::new_with_resolver(Names(network.clone()));
     connector.enforce_http(false);
     connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(CONNECT));
     let config = roots::client_config().map_err(|error| error.to_string())?;
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(config)
@@ -109,7 +114,34 @@ fn connections(network: &Network) -> Result<Connections, String> {
         .wrap_connector(connector);
     let mut builder = Pool::builder(TokioExecutor::new());
     builder.pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
-    Ok(builder.build(connector))
+    Ok(builder.build(InTime(connector)))
+}
+
+/// Connects within the time that the request has for it.
+#[derive(Clone)]
+struct InTime<C>(C);
+
+impl<C> tower_service::Service<Uri> for InTime<C>
+where
+    C: tower_service::Service<Uri, Error = Box<dyn StdError + Send + Sync>>,
+    C::Future: Send + 'static,
+{
+    type Response = C::Response;
+    type Error = C::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<C::Response, C::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connected = self.0.call(uri);
+        let patience = CONNECT_IN.try_with(|patience| *patience).unwrap_or(CONNECT);
+        Box::pin(async move {
+            let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+            timeout(patience, connected).await.map_err(late)?
+        })
+    }
 }
 
 /// Host and port; the host without brackets, in lower case.

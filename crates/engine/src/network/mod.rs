@@ -100,7 +100,11 @@ impl Network {
             SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => self.reaches(Protocol::Udp, address),
         };
         if !permitted {
-            self.refuse(&format!("{usage:?} {address}"));
+            self.refuse(&match usage {
+                // From whoever sends: one line for all of them.
+                SocketAddrUse::UdpReceive => "datagrams of senders that no rule has".to_owned(),
+                _ => format!("{usage:?} {address}"),
+            });
         }
         permitted
     }
@@ -143,7 +147,9 @@ impl Network {
         if let Ok(address) = literal.parse::<IpAddr>() {
             return Ok(vec![address]);
         }
-        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        // One that ends with a dot is whole, and looked up in no other domain.
+        let asked = name.to_ascii_lowercase();
+        let name = asked.strip_suffix('.').unwrap_or(&asked).to_owned();
         if name.is_empty() || name.len() > LONGEST_NAME {
             return Err(LookupError::NoName);
         }
@@ -154,7 +160,7 @@ impl Network {
         }
         let resolver = self.0.resolver.get_or_try_init(|| async { resolver(&self.0.files) }).await;
         let resolver = resolver.map_err(|()| LookupError::Unreachable)?;
-        let found = resolver.lookup_ip(name.as_str()).await.map_err(|error| {
+        let found = resolver.lookup_ip(asked.as_str()).await.map_err(|error| {
             if error.is_no_records_found() || error.is_nx_domain() {
                 LookupError::Unknown
             } else {
@@ -165,9 +171,10 @@ impl Network {
         if let NetworkAccess::Only(_) = &self.0.access {
             let mut pinned = locked(&self.0.pinned);
             let known = pinned.entry(name).or_default();
-            if known.len() < MOST_PINNED {
-                known.extend(&addresses);
+            if known.len() + addresses.len() > MOST_PINNED {
+                known.clear();
             }
+            known.extend(&addresses);
         }
         Ok(addresses)
     }

@@ -20,10 +20,7 @@ pub(super) fn choose(asked: &Choices, env: &[String], defaults: &Choices, maxima
             .max_concurrency
             .or(defaults.max_concurrency)
             .unwrap_or_else(|| least(built_in.max_concurrency, maxima.max_concurrency)),
-        max_connections: asked
-            .max_connections
-            .or(defaults.max_connections)
-            .unwrap_or_else(|| least(built_in.max_connections, maxima.max_connections)),
+        max_connections: asked.max_connections.or(defaults.max_connections).or(maxima.max_connections),
         request_timeout: asked
             .request_timeout
             .or(defaults.request_timeout)

@@ -14,6 +14,7 @@ use testkit::{Namespace, cases, process, wait};
 pub(crate) const CASES: Cases = cases![
     crate::connections::one_too_many_waits_for_a_place,
     crate::connections::two_requests_of_one_connection_at_a_time,
+    crate::connections::answers_that_nobody_reads_are_given_up,
     crate::connections::threads_follow_the_processor_limit,
     crate::connections::services_take_short_turns,
 ];
@@ -60,6 +61,28 @@ fn two_requests_of_one_connection_at_a_time(node: &Namespace) -> Result<()> {
     let first = connection.body(1)?;
     ensure!(first == "the rest", "{first:?}");
     drop(connection);
+    service.finish(15, 0)
+}
+
+/// The client keeps its connection, and answers whatever keeps it.
+fn answers_that_nobody_reads_are_given_up(node: &Namespace) -> Result<()> {
+    let annotation = |key: &str| format!("io.containerd.wasm.v1/http.{key}");
+    let service = Service::start(node, |draft| {
+        draft.annotation(&annotation("max-concurrency"), "2").annotation(&annotation("request-timeout"), "3s")
+    })?;
+    let mut connection = Connection::without_window(service.port)?;
+    for stream in [1, 3] {
+        connection.request(stream, Method::Get, "/", END_STREAM)?;
+    }
+    let answered =
+        |status: u16| wait::until("others are answered", || Ok((service.get("/")?.status == status).then_some(())));
+    answered(503)?;
+    answered(200)?;
+    for _ in [1, 3] {
+        let head = connection.next()?;
+        ensure!(head.bytes.is_none(), "{head:?}");
+    }
+    ensure!(connection.next().is_err(), "the connection has ended");
     service.finish(15, 0)
 }
 

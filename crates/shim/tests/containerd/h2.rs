@@ -14,6 +14,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+/// A setting, section 6.5.2.
+const INITIAL_WINDOW: [u8; 2] = [0, 4];
 /// Flags of frames.
 pub(crate) const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
@@ -38,6 +40,13 @@ impl Connection {
         let mut connection = Connection(stream);
         connection.0.write_all(PREFACE)?;
         connection.send(SETTINGS, 0, 0, b"")?;
+        Ok(connection)
+    }
+
+    /// One that takes no byte of any body.
+    pub(crate) fn without_window(port: u16) -> Result<Connection> {
+        let mut connection = Connection::new(port)?;
+        connection.send(SETTINGS, 0, 0, &[&INITIAL_WINDOW[..], &[0; 4]].concat())?;
         Ok(connection)
     }
 

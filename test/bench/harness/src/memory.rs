@@ -4,6 +4,7 @@ use crate::bed::{Bed, Container};
 use crate::contender::{Contender, FLOOR};
 use crate::statistics::{Better, Row};
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::fs;
 use std::thread;
@@ -13,6 +14,8 @@ use testkit::{Runtime, process};
 
 /// Containers at once.
 const CONTAINERS: usize = 50;
+/// Containers before them, not counted: what containerd takes once.
+const WARM_UP: usize = 5;
 /// Between two looks at the memory of the node.
 const SETTLING: Duration = Duration::from_secs(1);
 /// Two looks that differ by less say that nothing is freed any more.
@@ -70,10 +73,17 @@ pub(crate) fn of_all(title: &str, people: &[&str], of_one: impl Fn(usize) -> Res
     Ok(rows.collect())
 }
 
-/// Starts [`CONTAINERS`] of them, looks, and removes them.
+/// Starts [`CONTAINERS`] of them, looks, and removes them. By a containerd that has just begun: what it took for others and
+/// gives back at its leisure would be in the difference.
 pub(crate) fn of_one(bed: &Bed, runtime: &Runtime, place: Place, start: &Start<'_>) -> Result<Use> {
-    let before = available_kib()? as f64;
+    bed.containerd.restart(Signal::SIGTERM, || Ok(()))?;
     let api = bed.api(runtime)?;
+    for _ in 0..WARM_UP {
+        let (container, _) = start(&api)?;
+        container.end()?;
+        container.remove()?;
+    }
+    let before = available_kib()?;
     let mut containers = Vec::new();
     let mut pids = BTreeSet::new();
     for _ in 0..CONTAINERS {
@@ -83,7 +93,7 @@ pub(crate) fn of_one(bed: &Bed, runtime: &Runtime, place: Place, start: &Start<'
         }
         containers.push(container);
     }
-    let meanwhile = available_kib()? as f64;
+    let meanwhile = available_kib()?;
     let (mut shim, mut container) = (0, 0);
     for pid in process::mentioning(bed.node.name()) {
         let anonymous = process::anonymous_kib(pid).unwrap_or(0);
@@ -97,10 +107,8 @@ pub(crate) fn of_one(bed: &Bed, runtime: &Runtime, place: Place, start: &Start<'
         container.end()?;
         container.remove()?;
     }
-    // Between what there was before and after: what else the node does in this time drifts, and containerd's heap grows.
-    let node = (before + available_kib()? as f64) / 2.0 - meanwhile;
     let each = |kib: f64| kib / CONTAINERS as f64;
-    Ok(Use { node: each(node), shim: each(shim as f64), container: each(container as f64) })
+    Ok(Use { node: each(before as f64 - meanwhile as f64), shim: each(shim as f64), container: each(container as f64) })
 }
 
 /// What the node could give to new processes, once what was written is on the disk, and what ended is freed: the kernel
