@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes what the Rust guests of the tests are built in where rustup has no target wasm32-wasip2: Debian forky with its
-# Rust compiler, in a folder of the cache. Prints that folder; prints nothing where it is not needed.
+# Makes what the Rust guests of the tests are built in where rustup lacks one of the targets wasm32-wasip1 and wasm32-wasip2:
+# Debian forky with its Rust compiler, in a folder of the cache. Prints that folder; prints nothing where it is not needed.
 # Usage: test/wasm-rust.sh [DIR]
 #   DIR  the cache (default: ${XDG_CACHE_HOME:-$HOME/.cache}/containerd-shim-wasm)
 # The folder is named after the hash of this file, and is there complete or not at all; older ones are removed.
@@ -16,8 +16,9 @@ say() { echo "wasm-rust.sh: $*" >&2; }
 
 . "$here/mirror.sh"
 # Asked for in the checkout, whose rust-toolchain.toml names the version.
-if sysroot=$(cd "$here" && rustc --print sysroot 2>/dev/null) && [ -d "$sysroot/lib/rustlib/wasm32-wasip2/lib" ]; then
-	say "the Rust toolchain has wasm32-wasip2: there is nothing to make"
+if sysroot=$(cd "$here" && rustc --print sysroot 2>/dev/null) &&
+	[ -d "$sysroot/lib/rustlib/wasm32-wasip1/lib" ] && [ -d "$sysroot/lib/rustlib/wasm32-wasip2/lib" ]; then
+	say "the Rust toolchain has both targets: there is nothing to make"
 	exit 0
 fi
 hash=$(sha256sum "$here/wasm-rust.sh" | cut -c 1-16)
@@ -30,7 +31,7 @@ if [ -f "$target/version" ]; then
 	exit 0
 fi
 if [ "$(id -u)" != 0 ]; then
-	say "debootstrap needs root: run this as root, or: rustup target add wasm32-wasip2"
+	say "debootstrap needs root: run this as root, or: rustup target add wasm32-wasip1 wasm32-wasip2"
 	exit 1
 fi
 if ! command -v debootstrap >/dev/null; then

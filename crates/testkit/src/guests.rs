@@ -1,11 +1,11 @@
 //! The guests: small programs in `crates/testkit/guests`, one per behaviour, built when a test asks for them.
 //! Invariant: the same source and toolchain give the same bytes, and are built once per machine.
 //!
-//! A guest is named by its file. `p1_` guests are core modules of WASI preview 1; [`component`] gives the same program
-//! as a `wasi:cli` component, through the adapter that belongs to the wasmtime in use. Guests that are components from the
-//! start are in folders named after their languages, [`rust`] and [`javascript()`]: `http_` ones of `wasi:http/proxy` 0.2,
-//! `cli_` ones of `wasi:cli/command` 0.2, `async_` ones of WASI 0.3. Users' own samples, in `images/`, are guests too:
-//! [`sample`].
+//! A guest is named by its file, and a crate by its folder in `rust`. `p1_` guests are core modules of WASI preview 1;
+//! [`component`] gives the same program as a `wasi:cli` component, through the adapter that belongs to the wasmtime in use.
+//! Guests that are components from the start are in folders named after their languages, [`rust`] and [`javascript()`]:
+//! `http_` ones of `wasi:http/proxy` 0.2, `cli_` ones of `wasi:cli/command` 0.2, `async_` ones of WASI 0.3. Users' own
+//! samples, in `images/`, are guests too: [`sample`].
 
 mod generate;
 mod javascript;
@@ -36,6 +36,8 @@ const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
 
 /// The samples that are components from the start.
 const SAMPLES: [&str; 2] = ["http-python", "http-rust"];
+/// The samples that are core modules of WASI preview 1, and run by a test.
+const PROGRAMS: [&str; 3] = ["hello-c", "hello-wat", "show-go"];
 
 /// Where the sources are.
 pub fn folder() -> PathBuf {
@@ -46,15 +48,22 @@ fn rust_folder() -> PathBuf {
     folder().join("rust")
 }
 
-/// The files of the guests of WASI preview 1, sorted.
+/// The guests of WASI preview 1: files, then crates.
 pub fn all() -> Result<Vec<String>> {
-    names(&folder(), Path::is_file)
+    let mut all = names(&folder(), Path::is_file)?;
+    all.extend(names(&rust_folder(), is_module)?);
+    Ok(all)
+}
+
+/// Whether this crate is of WASI preview 1.
+fn is_module(folder: &Path) -> bool {
+    folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("p1_"))
 }
 
 /// Every guest that is a component from the start.
 pub fn services() -> Result<Vec<Service>> {
     let script = |path: &Path| path.extension().is_some_and(|found| found == "js");
-    let rust = names(&rust_folder(), Path::is_dir)?.into_iter().map(Service::Rust);
+    let rust = names(&rust_folder(), |path| path.is_dir() && !is_module(path))?.into_iter().map(Service::Rust);
     let javascript = names(&folder().join("javascript"), script)?.into_iter().map(Service::Javascript);
     let samples = SAMPLES.map(|name| Service::Sample(name.to_owned()));
     Ok(rust.chain(javascript).chain(samples).collect())
@@ -111,6 +120,9 @@ pub fn build_into(target: &Path) -> Result<()> {
     for service in services()? {
         fs::write(target.join(format!("{}.component.wasm", service.name())), service.component()?)?;
     }
+    for name in PROGRAMS {
+        fs::write(target.join(format!("{name}.wasm")), sample(name)?)?;
+    }
     Ok(())
 }
 
@@ -133,9 +145,11 @@ pub fn module(file: &str) -> Result<Vec<u8>> {
     if let Some(wasm) = built(&format!("{file}.wasm"))? {
         return Ok(wasm);
     }
+    let Some((_, extension)) = file.rsplit_once('.') else {
+        return rust::build(file, &rust_folder().join(file), rust::MODULES);
+    };
     let path = folder().join(file);
     let source = fs::read(&path).with_context(|| format!("read guest {}", path.display()))?;
-    let (_, extension) = file.rsplit_once('.').context("a guest with an extension")?;
     match extension {
         "wat" => wat::parse_bytes(&source).map(|wasm| wasm.into_owned()).with_context(|| format!("guest {file}")),
         "c" => toolchain::c(file, &path, &source),
@@ -167,7 +181,7 @@ pub fn rust(name: &str) -> Result<Vec<u8>> {
 }
 
 fn crate_in(name: &str, folder: &Path) -> Result<Vec<u8>> {
-    let wasm = rust::build(name, folder)?;
+    let wasm = rust::build(name, folder, rust::COMPONENTS)?;
     if wasm.get(4..8) == Some(&COMPONENT) {
         return Ok(wasm);
     }
@@ -240,7 +254,7 @@ mod tests {
             collect(&entry.unwrap().path().join("tests"), &mut tests);
         }
         let services: Vec<String> = services().unwrap().iter().map(|service| service.name().to_owned()).collect();
-        let guests = all().unwrap().into_iter().chain(services);
+        let guests = all().unwrap().into_iter().chain(services).chain(PROGRAMS.map(str::to_owned));
         let idle: Vec<String> = guests.filter(|guest| !tests.contains(&format!("\"{guest}\""))).collect();
         assert!(idle.is_empty(), "guests that no file under crates/*/tests names: {idle:?}: add a test or remove them");
     }

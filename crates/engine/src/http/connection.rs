@@ -32,11 +32,11 @@ const STREAMS: u32 = 100;
 /// How long a client that has connected and said nothing is waited for by a server that leaves.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Connections at a time, where the settings do not say: an eighth of the memory at most goes to heads that nobody ends.
+/// Connections at a time, where the settings do not say: a quarter of the memory at most goes to heads that nobody ends.
 pub(super) fn most_within(memory_bytes: Option<u64>) -> NonZeroU32 {
     const FEWEST: u64 = 64;
     const MOST: u64 = 1024;
-    let fitting = memory_bytes.map_or(MOST, |bytes| bytes / 8 / u64::from(HEADERS));
+    let fitting = memory_bytes.map_or(MOST, |bytes| bytes / 4 / u64::from(HEADERS));
     let most = u32::try_from(fitting.clamp(FEWEST, MOST)).ok().and_then(NonZeroU32::new);
     most.unwrap_or(NonZeroU32::MIN)
 }

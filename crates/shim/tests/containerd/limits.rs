@@ -257,6 +257,16 @@ fn a_guest_out_of_time_is_ended(node: &Namespace) -> Result<()> {
             ensure!(end.code == 124 && end.stderr.ends_with(line), "{guest}: {end:?}");
         }
     }
+    // In a call of the host, which sees no epoch.
+    let volume = node.directory("never")?;
+    nix::unistd::mkfifo(&volume.join("fifo"), nix::sys::stat::Mode::S_IRWXU)?;
+    for image in [image_of(node, "p1_file.c")?, component_image_of(node, "p1_file.c")?] {
+        let draft = node.task(&image).args(["/app.wasm", "read", "/v/fifo"]).bind(&volume, "/v", &["bind", "ro"]);
+        let task = draft.annotation(TIMEOUT, "700ms").create()?;
+        task.start()?;
+        let end = task.finish()?;
+        ensure!(end.code == 124 && end.stderr.ends_with("raise limits.timeout\n"), "{end:?}");
+    }
     let image = image_of(node, "p1_hello.wat")?;
     let task = node.task(&image).annotation(TIMEOUT, "1h").create()?;
     task.start()?;

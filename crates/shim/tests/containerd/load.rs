@@ -3,7 +3,7 @@
 use crate::Cases;
 use crate::web::Service;
 use anyhow::{Context, Result, bail, ensure};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -267,8 +267,10 @@ fn slow_clients_keep_nobody_out(node: &Namespace) -> Result<()> {
     for mut stream in slow {
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut rest = Vec::new();
-        // A reset is as good as an end.
-        let _ = stream.read_to_end(&mut rest);
+        // A reset is as good as an end. A connection that is still open is neither.
+        if let Err(error) = stream.read_to_end(&mut rest) {
+            ensure!(error.kind() == ErrorKind::ConnectionReset, "it was not closed: {error}");
+        }
         ensure!(!rest.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&rest));
     }
     ensure!(begun.elapsed() >= HEAD, "they had their time: {:?}", begun.elapsed());

@@ -5,19 +5,23 @@ use crate::web::{Network, Service, free_port};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use testkit::task::Draft;
 use testkit::{Namespace, cases, names, process, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::network::a_guest_asks_another_server,
+    crate::network::a_connection_is_kept_for_the_next_request,
     crate::network::names_come_from_the_container_s_files,
     crate::network::a_name_server_is_asked,
     crate::network::sockets_connect,
     crate::network::what_is_not_allowed_is_refused_and_told,
+    crate::network::requests_go_where_a_rule_for_them_says,
     crate::network::a_rule_with_a_name_holds_for_its_addresses,
     crate::network::an_encrypted_server_is_trusted_by_the_image_s_certificates,
     crate::network::a_service_in_a_network_namespace,
@@ -43,6 +47,45 @@ pub(crate) fn echo() -> Result<SocketAddr> {
     Ok(address)
 }
 
+/// What a [`WebServer`] answers.
+pub(crate) const WEB: &str = "hello from the web\n";
+
+/// A server of http that keeps its connections.
+pub(crate) struct WebServer {
+    pub(crate) address: SocketAddr,
+    /// Those it took.
+    connections: Arc<AtomicUsize>,
+}
+
+impl WebServer {
+    pub(crate) fn start() -> Result<WebServer> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let (address, connections) = (listener.local_addr()?, Arc::new(AtomicUsize::new(0)));
+        let counted = connections.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                counted.fetch_add(1, Ordering::Relaxed);
+                thread::spawn(move || answer_all(stream));
+            }
+        });
+        Ok(WebServer { address, connections })
+    }
+}
+
+fn answer_all(stream: TcpStream) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    while stream.read_line(&mut line)? > 0 {
+        // The end of the head, and of a request without a body.
+        if line == "\r\n" {
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{WEB}", WEB.len());
+            stream.get_mut().write_all(answer.as_bytes())?;
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
 /// With this content at this path of the container.
 pub(crate) fn with_file<'a>(node: &Namespace, draft: Draft<'a>, path: &str, text: &str) -> Result<Draft<'a>> {
     let source = node.directory("network")?.join(path.replace('/', "-"));
@@ -62,6 +105,19 @@ fn a_guest_asks_another_server(node: &Namespace) -> Result<()> {
     let nobody = service.get(&format!("/fetch?url=http://127.0.0.1:{}/", free_port()?))?;
     ensure!(nobody.status == 502 && nobody.text.contains("ConnectionRefused"), "{nobody:?}");
     backend.finish(15, 0)?;
+    service.finish(15, 0)
+}
+
+/// Each request has an instance of its own; their connections are the container's.
+fn a_connection_is_kept_for_the_next_request(node: &Namespace) -> Result<()> {
+    let server = WebServer::start()?;
+    let service = Service::start(node, |draft| draft)?;
+    for _ in 0..3 {
+        let reply = service.get(&format!("/fetch?url=http://{}/", server.address))?;
+        ensure!((reply.status, reply.text.as_str()) == (200, WEB), "{reply:?}");
+    }
+    let connections = server.connections.load(Ordering::Relaxed);
+    ensure!(connections == 1, "{connections} connections for three requests");
     service.finish(15, 0)
 }
 
@@ -137,6 +193,31 @@ fn what_is_not_allowed_is_refused_and_told(node: &Namespace) -> Result<()> {
     some.finish(15, 0)?;
     let draft = Service::draft(node)?.annotation(ALLOW, "tcp:example");
     draft.refused(&["bad value \"tcp:example\" of network.allow: expected none, or a list of tcp:HOST:PORT"])
+}
+
+fn requests_go_where_a_rule_for_them_says(node: &Namespace) -> Result<()> {
+    let (server, other) = (WebServer::start()?.address, WebServer::start()?.address);
+    let service = Service::try_start(node, |draft| {
+        let draft = with_file(node, draft, "/etc/hosts", "127.0.0.1 web.test\n127.0.0.1 other.test\n")?;
+        Ok(draft.annotation(ALLOW, &format!("http:{server}, http:web.test")))
+    })?;
+    let ask = |host: &str| service.get(&format!("/fetch?url=http://{host}/"));
+    // One port of an address, each of a name.
+    for host in [server.to_string(), format!("web.test:{}", server.port()), format!("web.test:{}", other.port())] {
+        let reply = ask(&host)?;
+        ensure!((reply.status, reply.text.as_str()) == (200, WEB), "{host}: {reply:?}");
+    }
+    let mut lines = String::new();
+    for host in [other.to_string(), format!("other.test:{}", server.port())] {
+        for _ in 0..2 {
+            let reply = ask(&host)?;
+            ensure!(reply.status == 502 && reply.text.contains("HttpRequestDenied"), "{host}: {reply:?}");
+        }
+        lines += &format!("network.allow refuses http {host}: add it to the list if the guest needs it\n");
+    }
+    let said = service.end(15)?.stderr;
+    ensure!(said == lines, "wanted {lines:?}: {said:?}");
+    Ok(())
 }
 
 fn a_rule_with_a_name_holds_for_its_addresses(node: &Namespace) -> Result<()> {
@@ -252,7 +333,7 @@ fn a_low_port_with_the_capability_for_it(node: &Namespace) -> Result<()> {
     let listen = format!("127.0.0.1:{port}");
     let task = Service::draft(node)?.annotation("io.containerd.wasm.v1/http.listen", &listen).create()?;
     task.start()?;
-    wait::until("it answers", || Ok(std::net::TcpStream::connect(&listen).is_ok().then_some(())))?;
+    wait::until("it answers", || Ok(TcpStream::connect(&listen).is_ok().then_some(())))?;
     let kept = process::status(task.pid)?["CapEff"].clone();
     ensure!(u64::from_str_radix(&kept, 16)? == 1 << 10, "it keeps that one alone: {kept}");
     task.kill(15)?;

@@ -18,6 +18,8 @@ pub(crate) const CASES: Cases = cases![
     crate::output::stdout_and_stderr_are_apart,
     crate::output::files_take_the_output,
     crate::output::a_go_program,
+    crate::output::a_rust_program,
+    crate::output::the_samples_do_what_their_readmes_say,
     crate::output::an_export_after_initialize,
     crate::output::a_trap_is_explained,
     crate::output::a_fifo_for_the_termination_message_stops_nobody,
@@ -172,13 +174,41 @@ pub(crate) fn exit_codes(node: &Namespace) -> Result<()> {
 }
 
 fn a_go_program(node: &Namespace) -> Result<()> {
-    let image = image_of(node, "p1_tool.go")?;
+    program_of(node, "p1_tool.go", "go")
+}
+
+fn a_rust_program(node: &Namespace) -> Result<()> {
+    program_of(node, "p1_command", "rust")
+}
+
+fn program_of(node: &Namespace, guest: &str, language: &str) -> Result<()> {
+    let image = image_of(node, guest)?;
     let volume = node.directory("v")?;
     fs::write(volume.join("note.txt"), "a note")?;
-    let run = node.run(&image).bind(&volume, "/data", "rbind:ro").env("WHO=go");
+    let run = node.run(&image).bind(&volume, "/data", "rbind:ro").env(&format!("WHO={language}"));
     let output = run.args(["/app.wasm", "/data/note.txt", "7"]).expect(7)?;
-    ensure!(output.text() == "args /data/note.txt,7\nwho go\nfile a note\n", "{output}");
-    ensure!(output.errors() == "go to stderr\n", "{output}");
+    ensure!(output.text() == format!("args /data/note.txt,7\nwho {language}\nfile a note\n"), "{output}");
+    ensure!(output.errors() == format!("{language} to stderr\n"), "{output}");
+    Ok(())
+}
+
+fn the_samples_do_what_their_readmes_say(node: &Namespace) -> Result<()> {
+    let sample = |name: &str| image_with(node, &guests::sample(name)?);
+    let output = node.run(&sample("hello-wat")?).expect(0)?;
+    ensure!(output.text() == "hello from wat\n", "{output}");
+    let output = node.run(&sample("hello-c")?).args(["/app.wasm", "reader"]).expect(0)?;
+    ensure!(output.text() == "hello reader, from C\n", "{output}");
+    let show = sample("show-go")?;
+    let output = node.run(&show).env("WHO=reader").expect(0)?;
+    for line in ["program: /app.wasm", "env: WHO=reader", "file: /app.wasm"] {
+        ensure!(output.text().lines().any(|said| said == line), "{line}: {output}");
+    }
+    let notes = node.directory("notes")?;
+    fs::write(notes.join("today.txt"), "milk\n")?;
+    let run = node.run(&show).bind(&notes, "/notes", "rbind:ro");
+    let output = run.args(["/app.wasm", "read", "/notes/today.txt"]).expect(0)?;
+    ensure!(output.text() == "milk\n", "{output}");
+    node.run(&show).args(["/app.wasm", "exit", "7"]).expect(7)?;
     Ok(())
 }
 

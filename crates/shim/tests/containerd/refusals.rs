@@ -2,6 +2,7 @@
 
 use crate::Cases;
 use crate::output::image_of;
+use crate::web::Service;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::fs;
@@ -16,6 +17,8 @@ pub(crate) const CASES: Cases = cases![
     crate::refusals::operator_files,
     crate::refusals::images_without_wasm,
     crate::refusals::broken_wasm,
+    crate::refusals::a_component_of_two_worlds,
+    crate::refusals::memory_beyond_the_limit,
     crate::refusals::precompiled_code,
     crate::refusals::what_is_not_there,
     crate::refusals::broken_specs,
@@ -139,6 +142,29 @@ fn broken_wasm(node: &Namespace) -> Result<()> {
     let operator = node.operator_file(&format!("[cache]\ndir = {cache:?}\nwasm-size = \"64Ki\"\n"))?;
     let parts = ["/app.wasm", &large.len().to_string(), "wasm-size = 64Ki", "raise wasm-size"];
     node.task(&image).operator_file(&operator).refused(&parts)?;
+    node.until_nothing_remains()
+}
+
+fn a_component_of_two_worlds(node: &Namespace) -> Result<()> {
+    let text = r#"(component
+        (component $empty)
+        (instance $nothing (instantiate $empty))
+        (export "wasi:cli/run@0.2.0" (instance $nothing))
+        (export "wasi:http/incoming-handler@0.2.0" (instance $nothing)))"#;
+    let image = Image::with_file("test.local/worlds:1", &guests::wat(text)?);
+    let reason = "/app.wasm exports both wasi:cli/run and a handler of wasi:http: build it for one of the worlds";
+    refused_image(node, &image, &[reason])?;
+    node.until_nothing_remains()
+}
+
+fn memory_beyond_the_limit(node: &Namespace) -> Result<()> {
+    let command = image_of(node, "p1_hello.wat")?;
+    for (draft, begins, limit) in
+        [(node.task(&command), "begins with 64Ki", "32Ki"), (Service::draft(node)?, "begins with", "64Ki")]
+    {
+        let remedy = format!("of memory, above its limit of {limit}: raise limits.memory");
+        draft.annotation(&format!("{PREFIX}limits.memory"), limit).refused(&["/app.wasm", begins, &remedy])?;
+    }
     node.until_nothing_remains()
 }
 

@@ -3,7 +3,7 @@
 
 use crate::Cases;
 use crate::cache::own_cache;
-use crate::network::{ALLOW, echo, with_file};
+use crate::network::{ALLOW, WEB, WebServer, echo, with_file};
 use crate::output::image_with;
 use crate::web::free_port;
 use anyhow::{Result, ensure};
@@ -18,6 +18,7 @@ pub(crate) const CASES: Cases = cases![
     crate::sockets::a_command_reaches_out,
     crate::sockets::a_command_listens,
     crate::sockets::a_command_is_held_to_the_rules,
+    crate::sockets::a_command_sends_requests_within_the_rules,
     crate::sockets::an_operator_s_rules_hold_for_annotations,
 ];
 
@@ -124,6 +125,17 @@ fn a_command_is_held_to_the_rules(node: &Namespace) -> Result<()> {
     let address = format!("127.0.0.1:{}", free_port()?);
     check_refused(run(&["listen", &address], "tcp:*:*,udp:*:*"), &format!("TcpBind {address}"))?;
     check_refused(run(&["receive", &address], "tcp:*:*,udp:*:*"), &format!("UdpBind {address}"))
+}
+
+fn a_command_sends_requests_within_the_rules(node: &Namespace) -> Result<()> {
+    let image = image_with(node, &guests::rust("async_command")?)?;
+    let server = WebServer::start()?.address;
+    let run = || draft(node, &image, &["fetch", &format!("{server}/")]);
+    check(run(), WEB)?;
+    check(run().annotation(ALLOW, &format!("http:{server}")), WEB)?;
+    let refused = format!("http {server}");
+    check_refused(run().annotation(ALLOW, "http:127.0.0.1:1"), &refused)?;
+    check_refused(run().annotation(ALLOW, "none"), &refused)
 }
 
 fn an_operator_s_rules_hold_for_annotations(node: &Namespace) -> Result<()> {

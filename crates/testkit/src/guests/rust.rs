@@ -8,21 +8,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const TARGET: &str = "wasm32-wasip2";
-const INSTALL: &str = "run `rustup target add wasm32-wasip2`, or as root: test/wasm-rust.sh";
+/// The target of core modules of WASI preview 1.
+pub(super) const MODULES: &str = "wasm32-wasip1";
+/// The target of components.
+pub(super) const COMPONENTS: &str = "wasm32-wasip2";
+const INSTALL: &str = "run `rustup target add wasm32-wasip1 wasm32-wasip2`, or as root: test/wasm-rust.sh";
 const INSTALL_CARGO: &str = "install the Rust toolchain with rustup";
 
-/// The crate in `folder` as a component, or as a core module that says what component it is.
-pub(super) fn build(name: &str, folder: &Path) -> Result<Vec<u8>> {
-    let toolchain = Toolchain::find(folder)?;
+/// The crate in `folder` for a target; for that of components, it may be a core module that says what component it is.
+pub(super) fn build(name: &str, folder: &Path, target: &str) -> Result<Vec<u8>> {
+    let toolchain = Toolchain::find(folder, target)?;
     let sources = sources(folder)?;
-    let mut parts: Vec<&[u8]> = vec![b"rust", toolchain.version()];
+    let mut parts: Vec<&[u8]> = vec![b"rust", target.as_bytes(), toolchain.version()];
     for (path, content) in &sources {
         parts.extend([path.as_bytes(), content]);
     }
     let key = store::key(&parts);
     store::cached("guests", &format!("{key}.wasm"), |output| {
-        let built = toolchain.build(name, folder, &sources).with_context(|| format!("guest {name}"))?;
+        let built = toolchain.build(name, folder, target, &sources).with_context(|| format!("guest {name}"))?;
         Ok(fs::write(output, built)?)
     })
 }
@@ -37,18 +40,18 @@ enum Toolchain {
 
 /// What makes a program of objects.
 enum Linker {
-    /// The target's own, which makes components.
+    /// The target's own; that of components makes components.
     Default,
     /// LLVM's, which makes core modules: distributions ship the target without its own.
     Lld,
 }
 
 impl Toolchain {
-    fn find(folder: &Path) -> Result<Toolchain> {
+    fn find(folder: &Path, target: &str) -> Result<Toolchain> {
         let rustc = |words: &[&str]| run(Command::new("rustc").args(words).current_dir(folder), INSTALL_CARGO);
         let sysroot = rustc(&["--print", "sysroot"])?;
         let libraries = Path::new(String::from_utf8_lossy(&sysroot).trim()).join("lib/rustlib");
-        if libraries.join(TARGET).join("lib").is_dir() {
+        if libraries.join(target).join("lib").is_dir() {
             let host = rustc(&["--print", "host-tuple"])?;
             let own = libraries.join(String::from_utf8_lossy(&host).trim()).join("bin/wasm-component-ld");
             let linker = if own.exists() { Linker::Default } else { Linker::Lld };
@@ -60,7 +63,7 @@ impl Toolchain {
         let place = store::dir().join(format!("wasm-rust-{}", &store::digest(&script)["sha256:".len()..][..16]));
         match fs::read(place.join("version")) {
             Ok(version) => Ok(Toolchain::Folder { version, root: place.join("root") }),
-            Err(_) => bail!("the Rust toolchain has no {TARGET}: {INSTALL}"),
+            Err(_) => bail!("the Rust toolchain has no {target}: {INSTALL}"),
         }
     }
 
@@ -70,19 +73,19 @@ impl Toolchain {
         }
     }
 
-    fn build(&self, name: &str, folder: &Path, sources: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
-        let built = format!("{TARGET}/release/{name}.wasm");
+    fn build(&self, name: &str, folder: &Path, target: &str, sources: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
+        let built = format!("{target}/release/{name}.wasm");
         match self {
             Toolchain::Own { linker, .. } => {
-                let target = tempfile::tempdir()?;
+                let work = tempfile::tempdir()?;
                 let mut cargo = cargo(folder);
-                cargo.args(["build", "--quiet", "--release", "--locked", "--target", TARGET, "--target-dir"]);
-                cargo.arg(target.path());
+                cargo.args(["build", "--quiet", "--release", "--locked", "--target", target, "--target-dir"]);
+                cargo.arg(work.path());
                 if matches!(linker, Linker::Lld) {
-                    cargo.arg("--config").arg(lld());
+                    cargo.arg("--config").arg(lld(target));
                 }
                 run(&mut cargo, INSTALL_CARGO)?;
-                Ok(fs::read(target.path().join(built))?)
+                Ok(fs::read(work.path().join(built))?)
             }
             Toolchain::Folder { root, .. } => {
                 let work = tempfile::Builder::new().prefix("guest-").tempdir_in(root.join("tmp"))?;
@@ -99,8 +102,8 @@ impl Toolchain {
                 let inside = Path::new("/tmp").join(work.path().file_name().context("a folder with a name")?);
                 let mut build = Command::new("chroot");
                 build.arg(root).args(["/bin/sh", "-c", "cd \"$0\" && exec cargo \"$@\""]).arg(&inside);
-                build.args(["build", "--quiet", "--release", "--locked", "--offline", "--target", TARGET, "--config"]);
-                build.arg(lld()).args(["--config", "source.crates-io.replace-with=\"vendored\"", "--config"]);
+                build.args(["build", "--quiet", "--release", "--locked", "--offline", "--target", target, "--config"]);
+                build.arg(lld(target)).args(["--config", "source.crates-io.replace-with=\"vendored\"", "--config"]);
                 build.arg("source.vendored.directory=\"vendor\"");
                 build.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
                 run(build.env("CARGO_HOME", inside.join("cargo")), INSTALL)?;
@@ -110,8 +113,8 @@ impl Toolchain {
     }
 }
 
-fn lld() -> String {
-    format!("target.{TARGET}.linker=\"wasm-ld\"")
+fn lld(target: &str) -> String {
+    format!("target.{target}.linker=\"wasm-ld\"")
 }
 
 /// Cargo for a guest's crate, without what the run of cargo around it has set for the product.

@@ -2,7 +2,7 @@
 //! made with is `images/build.sh`'s to know.
 
 use super::python::{World, component as python_component};
-use super::{built, crate_in, toolchain};
+use super::{PROGRAMS, built, crate_in, toolchain};
 use crate::checkout;
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -15,7 +15,8 @@ const NODE: &str = "node";
 
 /// The sample `images/NAME`: a component of Rust or of Python (18 MB large), a core module of the other languages.
 pub fn sample(name: &str) -> Result<Vec<u8>> {
-    if let Some(wasm) = built(&format!("{name}.component.wasm"))? {
+    let kind = if PROGRAMS.contains(&name) { "wasm" } else { "component.wasm" };
+    if let Some(wasm) = built(&format!("{name}.{kind}"))? {
         return Ok(wasm);
     }
     program(name).with_context(|| format!("sample {name}"))

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 const INSTALL_C: &str = "run `make deps`, or: apt-get install clang lld wasi-libc libclang-rt-14-dev-wasm32 (the number is clang's version)";
-const INSTALL_GO: &str = "install Go 1.24 or newer";
+const INSTALL_GO: &str = "install Go 1.26 or newer";
 
 /// A C program for WASI preview 1, with clang and wasi-libc.
 pub(super) fn c(file: &str, path: &Path, source: &[u8]) -> Result<Vec<u8>> {

@@ -5,7 +5,9 @@ use wasip3::clocks::monotonic_clock;
 use wasip3::exports::cli::run::Guest;
 use wasip3::filesystem::preopens;
 use wasip3::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
-use wasip3::{spawn_local, wit_stream};
+use wasip3::http::client;
+use wasip3::http::types::{Fields, Request, Response, Scheme};
+use wasip3::{spawn_local, wit_future, wit_stream};
 
 wasip3::cli::command::export!(Command);
 
@@ -35,6 +37,7 @@ impl Guest for Command {
             }
             "read" => say(&read(word(2)).await).await,
             "write" => say(&write(word(2), word(3)).await).await,
+            "fetch" => say(&fetch(word(2)).await?).await,
             "together" => {
                 for number in 0..3 {
                     spawn_local(async move {
@@ -102,4 +105,18 @@ async fn write(path: &str, text: &str) -> String {
         }
         Err(code) => format!("{code:?}\n"),
     }
+}
+
+/// What a server answers to `AUTHORITY/PATH`; stderr has the reason if nothing does.
+async fn fetch(url: &str) -> Result<String, ()> {
+    let (authority, path) = url.split_once('/').unwrap_or((url, ""));
+    let (_, no_trailers) = wit_future::new(|| Ok(None));
+    let (request, _) = Request::new(Fields::new(), None, no_trailers, None);
+    let _ = request.set_scheme(Some(&Scheme::Http));
+    let _ = request.set_authority(Some(authority));
+    let _ = request.set_path_with_query(Some(&format!("/{path}")));
+    let response = client::send(request).await.map_err(|code| eprintln!("{code:?}"))?;
+    let (_, read) = wit_future::new(|| Ok(()));
+    let (body, _trailers) = Response::consume_body(response, read);
+    Ok(String::from_utf8_lossy(&body.collect().await).into_owned())
 }
