@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the integration tests on a node as users have them: Debian 12 with systemd, one cgroup hierarchy (version 2) and
+# Runs the integration tests, and those of pods, on a node as users have them: Debian 12 with systemd, one cgroup hierarchy (version 2) and
 # AppArmor, in a virtual machine under software emulation, with containerd 2.4.
 # Usage: test/vm.sh [ARGUMENT...]
-#   ARGUMENT  what the test binary takes: a filter (v2_4::lifecycle), --skip NAME, --exact, --test-threads N.
+#   ARGUMENT  what the test binaries take: a filter (v2_4::lifecycle), --skip NAME, --exact, --test-threads N.
 #             Without any, all run but those that this node decides nothing about, which are among the slowest under
 #             emulation; `test/vm.sh v2_4` runs them too.
 # Environment:
@@ -28,9 +28,16 @@ elsewhere=(v2_4::cache:: v2_4::refusals:: v2_4::images:: v2_4::output::a_go_prog
 	v2_4::lifecycle::a_create_given_up_leaves_no_half_state
 	v2_4::leftovers::nothing_after_the_shim_was_killed_while_compiling
 	v2_4::leftovers::nothing_after_two_hundred_cycles)
+# Of pods, what cgroups and systemd have a part in.
+elsewhere_of_pods=(v2_4::annotations:: v2_4::churn:: v2_4::images:: v2_4::lifecycle:: v2_4::logs:: v2_4::mounts::
+	v2_4::restarts:: v2_4::security::)
+of_pods=("$@")
 if [ $# = 0 ]; then
 	for name in "${elsewhere[@]}"; do
 		set -- "$@" --skip "$name"
+	done
+	for name in "${elsewhere_of_pods[@]}"; do
+		of_pods+=(--skip "$name")
 	done
 fi
 
@@ -49,6 +56,7 @@ esac
 [ "$(uname -m)" = x86_64 ] || fail "this machine is $(uname -m): the VM runs the binaries built here, and is amd64 only"
 test/containerd.sh "$cache" 2.4
 test/wasm-rust.sh "$cache" >/dev/null
+crictl=$(test/cri/tools.sh "$cache")
 disk=$(test/vm/disk.sh "$cache")
 
 work=$(mktemp -d)
@@ -75,20 +83,25 @@ built() { # KIND NAME HARNESS: a program has a second executable, with its unit 
 }
 shim=$(built bin containerd-shim-wasm-v1 false)
 tests=$(built test containerd true)
+tests_of_pods=$(built test cri true)
 guests=$(built bin build-guests false)
-for file in "$shim" "$tests" "$guests"; do
+for file in "$shim" "$tests" "$tests_of_pods" "$guests"; do
 	[ -x "$file" ] || fail "cargo names no executable for the shim, its tests or build-guests"
 done
 
 payload=$work/payload
-mkdir -p "$payload/bin" "$payload/guests" "$payload/log" "$payload/cache/containerd-shim-wasm/containerd-2.4"
+mkdir -p "$payload/bin" "$payload/guests" "$payload/log" "$payload/crictl" "$payload/cache/containerd-shim-wasm/containerd-2.4"
 cp test/vm/run "$payload/run"
 cp "$shim" "$payload/bin/containerd-shim-wasm-v1"
 cp "$tests" "$payload/bin/containerd-tests"
+cp "$tests_of_pods" "$payload/bin/cri-tests"
+cp "$crictl/crictl" "$crictl/crictl.yaml" "$payload/crictl"
 cp -r "$cache/containerd-2.4/bin" "$payload/cache/containerd-shim-wasm/containerd-2.4/bin"
 "$guests" "$payload/guests"
-printf '%s\0' --color never --skip v1_6:: --skip v1_7:: "$@" >"$payload/arguments"
-truncate -s 512M "$work/payload.disk"
+versions=(--skip v1_6:: --skip v1_7:: --skip v2_1:: --skip v2_3::)
+printf '%s\0' --color never "${versions[@]}" "$@" >"$payload/arguments-containerd"
+printf '%s\0' --color never "${versions[@]}" "${of_pods[@]}" >"$payload/arguments-cri"
+truncate -s 640M "$work/payload.disk"
 mke2fs -q -t ext4 -L payload -E root_owner=0:0 -d "$payload" "$work/payload.disk"
 rm -rf "$payload"
 

@@ -5,14 +5,18 @@ use crate::sandbox::{get, reference, service};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use testkit::cri::{Cri, Pod, PodContainer};
 use testkit::image::Rootfs;
-use testkit::{Image, Namespace, cases, leftovers, process, wait};
+use testkit::{Containerd, Image, Namespace, cases, leftovers, node, process, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::linux::a_sidecar_lives_in_the_pod_of_a_guest,
     crate::linux::a_sidecar_is_what_it_is_in_a_pod_of_runc,
     crate::linux::an_init_container_leaves_a_program_for_the_next,
+    crate::linux::a_script_of_the_image_runs,
+    crate::linux::another_runc_is_used_or_missed_by_name,
+    crate::linux::a_paused_container_does_not_run,
     crate::linux::ends_are_told_as_of_any_container,
     crate::linux::limits_hold_and_change,
     crate::linux::processes_of_a_shared_namespace_end_with_theirs,
@@ -37,14 +41,11 @@ fn shell<'a>(pod: &Pod<'a>, image: &Image, script: &str) -> Result<PodContainer<
     pod.run(image, &["/bin/sh", "-c", script], |_| ())
 }
 
-/// The lines of its log, without time and stream.
-pub(crate) fn said(container: &PodContainer<'_>) -> Result<String> {
-    container.ended()?;
+/// The lines of its log, without time and stream, once it has succeeded.
+fn said(container: &PodContainer<'_>) -> Result<String> {
+    container.finish(0)?;
     let text = |line: &str| line.splitn(4, ' ').nth(3).map(|text| format!("{text}\n"));
-    wait::until("the log is whole", || {
-        let log = container.log();
-        Ok(Some(log.lines().filter_map(text).collect::<String>()).filter(|text| !text.is_empty()))
-    })
+    Ok(container.log().lines().filter_map(text).collect())
 }
 
 fn a_sidecar_lives_in_the_pod_of_a_guest(node: &Namespace) -> Result<()> {
@@ -135,6 +136,70 @@ fn an_init_container_leaves_a_program_for_the_next(node: &Namespace) -> Result<(
     ensure!(said(&program)? == "from a volume\n", "{}", program.log());
     let wasm = pod.run(&linux, &["/tools/hello.wasm"], mounted)?;
     ensure!(said(&wasm)? == "hello from wasm\n", "{}", wasm.log());
+    pod.remove()
+}
+
+fn a_script_of_the_image_runs(node: &Namespace) -> Result<()> {
+    let script = "#!/bin/sh\necho run as $0 with $1\nexit 4\n";
+    let linux = busybox(node)?.rootfs(Rootfs::new().file("script", script.as_bytes()));
+    let cri = Cri::new(node, &[&linux])?;
+    let pod = cri.pod(|_| ())?;
+    let said = pod.run(&linux, &["/script", "a word"], |_| ())?.finish(4)?;
+    ensure!(said == "run as /script with a word\n", "{said:?}");
+    pod.remove()
+}
+
+/// By the handler's option `BinaryName`.
+fn another_runc_is_used_or_missed_by_name(node: &Namespace) -> Result<()> {
+    let folder = node.directory("bin")?;
+    let [wrapper, absent, calls] = ["wrapper", "absent", "calls"].map(|name| folder.join(name));
+    fs::write(&wrapper, format!("#!/bin/sh\necho \"$@\" >> {}\nexec runc \"$@\"\n", calls.display()))?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+    let runcs = [("wrapped", wrapper.as_path()), ("absent", absent.as_path())];
+    let containerd = Containerd::start_for_pods_by(node.containerd().version(), node.containerd().shim(), &runcs)?;
+    let inner = containerd.namespace(&format!("{}-inner", node.name()));
+    {
+        let linux = busybox(&inner)?;
+        let cri = Cri::new(&inner, &[&linux])?;
+        let pod = cri.pod_of("wrapped", |_| ())?;
+        let echo = pod.run(&linux, &["/bin/echo", "by another"], |_| ())?;
+        ensure!(said(&echo)? == "by another\n", "{}", echo.log());
+        let called = fs::read_to_string(&calls)?;
+        for action in ["create", "start", "delete"] {
+            let is_call = |line: &str| line.contains(&format!(" {action} ")) && line.ends_with(&echo.id);
+            ensure!(called.lines().any(is_call), "{action}: {called}");
+        }
+        // One that is gone keeps no container, whose processes are found by their cgroup.
+        let left = pod.run(&linux, &["/bin/sleep", "1000"], |_| ())?.pid()?;
+        fs::remove_file(&wrapper)?;
+        pod.remove()?;
+        ensure!(!process::exists(left), "process {left} is there");
+        let pod = cri.pod_of("absent", |_| ())?;
+        let (name, why) = (absent.display().to_string(), "is not on this node");
+        let remedy = "is a linux container: install runc, or name one by BinaryName";
+        pod.create(&linux, &["/bin/true"], |_| ())?.refused(&[&name, why, remedy])?;
+        pod.remove()?;
+    }
+    containerd.stop()
+}
+
+fn a_paused_container_does_not_run(node: &Namespace) -> Result<()> {
+    let linux = busybox(node)?;
+    let cri = Cri::new(node, &[&linux])?;
+    let pod = cri.pod(|_| ())?;
+    let spinning = shell(&pod, &linux, "while true; do :; done")?;
+    let used = || node::limit(spinning.pid()?, ("cpuacct", "cpuacct.usage"), "cpu.stat");
+    // CRI has no call for it.
+    let api = node.containerd().api_of_pods()?;
+    api.pause(&spinning.id)?;
+    let state = api.state(&spinning.id)?;
+    ensure!(state.status == "PAUSED", "{state:?}");
+    let (first, second) = (used()?, used()?);
+    ensure!(first == second, "it ran from {first} to {second} while it was paused");
+    api.resume(&spinning.id)?;
+    let state = api.state(&spinning.id)?;
+    ensure!(state.status == "RUNNING", "{state:?}");
+    wait::until("it runs again", || Ok((used()? != second).then_some(())))?;
     pod.remove()
 }
 

@@ -13,8 +13,11 @@ mod resources;
 mod restarts;
 mod sandbox;
 mod security;
+mod systemd;
+mod terminals;
 
 use std::process::ExitCode;
+use testkit::node::Feature;
 use testkit::suite::Case;
 use testkit::{Suite, Version};
 
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         lifecycle::CASES,
         linux::CASES,
         exec::CASES,
+        terminals::CASES,
         security::CASES,
         resources::CASES,
         mounts::CASES,
@@ -46,5 +50,6 @@ fn main() -> ExitCode {
         .on(&between, logs::CASES)
         .on(&between, restarts::CASES)
         .on(&every, images::CASES)
+        .on_nodes_with(Feature::Systemd, &[Version::V2_4], systemd::CASES)
         .run()
 }

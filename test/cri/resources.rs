@@ -2,20 +2,25 @@
 
 use crate::Cases;
 use crate::lifecycle::image;
+use crate::linux::busybox;
 use crate::sandbox::{get, service};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
+use testkit::api::Terminal;
 use testkit::cri::{Cri, PodContainer};
 use testkit::disk::Disk;
+use testkit::fifo::{Input, Output, Stdio};
 use testkit::node::Feature;
 use testkit::{Namespace, cases, leftovers, node, process, wait};
 
 pub(crate) const CASES: Cases = cases![
     crate::resources::limits_are_those_of_the_cgroup,
     crate::resources::a_pod_s_own_limit_holds_for_its_containers,
+    crate::resources::a_pod_has_no_more_processes_than_it_may,
     crate::resources::a_resize_reaches_cgroup_and_guest,
+    crate::resources::a_resize_reaches_processes_of_exec,
     crate::resources::a_refused_growth_is_oom_killed,
     crate::resources::a_kill_by_the_kernel_is_oom_killed,
     crate::resources::use_of_each_container_of_a_pod_is_told,
@@ -93,12 +98,11 @@ impl Drop for PodGroup {
     }
 }
 
-/// `podPidsLimit` of the kubelet, and `resources` of a whole pod.
+/// `resources` of a whole pod.
 fn a_pod_s_own_limit_holds_for_its_containers(node: &Namespace) -> Result<()> {
     let (web, files) = (service(node)?, image(node, "p1_file.c")?);
     let group = PodGroup::new(node)?;
     group.set(("memory", "memory.limit_in_bytes"), "memory.max", &(48 * MI).to_string())?;
-    group.set(("pids", "pids.max"), "pids.max", "30")?;
     let cri = Cri::new(node, &[&web, &files])?;
     let pod = cri.pod(|config| config["linux"]["cgroup_parent"] = json!(group.name))?;
     let container = pod.run(&web, &["/app.wasm"], |_| ())?;
@@ -119,6 +123,29 @@ fn a_pod_s_own_limit_holds_for_its_containers(node: &Namespace) -> Result<()> {
     let status = filling.ended()?;
     ensure!(status["exitCode"] == json!(137) && status["reason"] == "OOMKilled", "{status}");
     drop(memory);
+    pod.remove()?;
+    drop(group);
+    Ok(())
+}
+
+/// `podPidsLimit` of the kubelet.
+fn a_pod_has_no_more_processes_than_it_may(node: &Namespace) -> Result<()> {
+    let linux = busybox(node)?;
+    let group = PodGroup::new(node)?;
+    let cri = Cri::new(node, &[&linux])?;
+    let pod = cri.pod(|config| config["linux"]["cgroup_parent"] = json!(group.name))?;
+    let volume = node.directory("v")?;
+    let script = "until [ -e /data/go ]; do :; done; echo $(echo forked)";
+    let forking = pod.run(&linux, &["/bin/sh", "-c", script], |config| {
+        config["mounts"] = json!([{ "container_path": "/data", "host_path": volume }]);
+    })?;
+    // It and the sandbox are two by now.
+    group.set(("pids", "pids.max"), "pids.max", "1")?;
+    fs::write(volume.join("go"), "")?;
+    let status = forking.ended()?;
+    ensure!(status["exitCode"] != json!(0), "it forked: {status}");
+    let said = wait::until("it says why", || Ok(Some(forking.output("stderr")?).filter(|said| !said.is_empty())))?;
+    ensure!(said == "/bin/sh: can't fork: Resource temporarily unavailable\n", "{said:?}");
     pod.remove()?;
     drop(group);
     Ok(())
@@ -147,6 +174,25 @@ fn a_resize_reaches_cgroup_and_guest(node: &Namespace) -> Result<()> {
         ensure!(told == &json!(memory), "{told}");
     }
     ensure!(container.pid()? == pid && get(&pod, "/")? == "hello from wasm\n", "it ran on");
+    pod.remove()
+}
+
+fn a_resize_reaches_processes_of_exec(node: &Namespace) -> Result<()> {
+    let sleep = image(node, "p1_sleep.wat")?;
+    let cri = Cri::new(node, &[&sleep])?;
+    let pod = cri.pod(|_| ())?;
+    let container = pod.run(&sleep, &["/app.wasm"], |_| ())?;
+    let api = node.containerd().api_of_pods()?;
+    let stdio = Stdio::new(&node.directory("fifos")?, "exec", Input::Absent, &Output::Fifos)?;
+    let process = json!({ "args": ["/app.wasm"], "cwd": "/", "user": { "uid": 0, "gid": 0 }, "noNewPrivileges": true });
+    let exec = api.exec(&container.id, "another", &process, stdio, Terminal::None)?;
+    let pids = [container.pid()?, exec.start()?];
+    // Under version 1 nobody is in the hierarchy of such sets before.
+    cri.ask(&["update", "--cpuset-cpus", "0", &container.id])?;
+    for pid in pids {
+        let status = process::status(pid)?;
+        ensure!(status["Cpus_allowed_list"] == "0", "process {pid} of {pids:?}: {status:?}");
+    }
     pod.remove()
 }
 

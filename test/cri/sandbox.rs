@@ -1,7 +1,8 @@
 //! The sandbox of a pod: a process of the shim's own, which holds what the containers share.
 
 use crate::Cases;
-use anyhow::{Result, ensure};
+use crate::linux::busybox;
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::fs;
 use std::process::Command;
@@ -11,6 +12,7 @@ use testkit::{Image, Namespace, cases, guests, process, wait};
 pub(crate) const CASES: Cases = cases![
     crate::sandbox::containers_share_the_pod_s_network_and_shim,
     crate::sandbox::the_pause_container_is_the_shim_s_own,
+    crate::sandbox::the_pause_container_ends_last,
     crate::sandbox::a_shared_process_namespace_is_the_sandbox_s,
     crate::sandbox::a_pod_on_the_node_s_network,
 ];
@@ -83,6 +85,25 @@ fn the_pause_container_is_the_shim_s_own(node: &Namespace) -> Result<()> {
     ensure!(!fs::exists(format!("/proc/{pid}"))?, "the sandbox's process is there");
     let status = container.ended()?;
     ensure!(status["state"] == "CONTAINER_EXITED", "{status}");
+    pod.remove()
+}
+
+fn the_pause_container_ends_last(node: &Namespace) -> Result<()> {
+    const ENDED: &str = "the container ended";
+    let (web, linux) = (service(node)?, busybox(node)?);
+    let cri = Cri::new(node, &[&web, &linux])?;
+    let pod = cri.pod(|_| ())?;
+    let wasm = pod.run(&web, &["/app.wasm"], |_| ())?;
+    let sidecar = pod.run(&linux, &["/bin/sleep", "1000"], |_| ())?;
+    pod.stop()?;
+    // The shim of all of them tells each end when it sees it.
+    let last = node.until_logged(&[ENDED, &pod.id])?;
+    let log = node.log();
+    let (before, _) = log.split_once(&last).context("a line of the log")?;
+    for id in [&wasm.id, &sidecar.id] {
+        let has_ended = before.lines().any(|line| line.contains(ENDED) && line.contains(id));
+        ensure!(has_ended, "{id} outlived the sandbox: {last}\n{}", node.log_tail());
+    }
     pod.remove()
 }
 

@@ -10,9 +10,10 @@ cache=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/containerd-shim-wasm}
 here=$(cd "$(dirname "$0")" && pwd)
 
 # What the tests call beside the shim and containerd: setpriv, nsenter, umount (util-linux, mount), hostname, busybox
-# as a Linux program in an image, runc, apparmor_parser.
+# as a Linux program in an image, runc, apparmor_parser, the network of pods.
 packages=(systemd systemd-sysv dbus udev linux-image-cloud-amd64 initramfs-tools kmod curl
-	apparmor iproute2 procps mount util-linux hostname busybox-static runc)
+	apparmor iproute2 procps mount util-linux hostname busybox-static runc
+	containernetworking-plugins)
 
 . "$here/../mirror.sh"
 hash=$(sha256sum "$here/disk.sh" | cut -c 1-16)

@@ -3,6 +3,7 @@
 
 use crate::address::Address;
 use crate::args::Args;
+use crate::runc::STATE;
 use crate::wire::timestamp;
 use anyhow::Context;
 use containerd_shim_protos::api::DeleteResponse;
@@ -11,6 +12,7 @@ use sandbox::cgroup::{Cgroup, Parents};
 use sandbox::hooks::{self, Moment, Place};
 use sandbox::rootfs::RootfsError;
 use sandbox::{Record, Runtime, rootfs};
+use std::fs;
 use std::future::pending;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -65,7 +67,8 @@ fn give_back(bundle: &Path, pod: &Path) {
         anyhow::Ok(record.remove(bundle)?)
     })();
     if let Err(error) = ended {
-        tracing::warn!(%id, error = plan::one_line(error.as_ref()), "something of a container whose shim was killed stays");
+        let error = plan::one_line(error.as_ref());
+        warn(&id, &format!("something of a container whose shim was killed stays: {error}"));
     }
 }
 
@@ -79,11 +82,9 @@ fn end(id: &str, bundle: &Path, record: &Record) -> anyhow::Result<()> {
             Ok(deleted) if deleted.status.success() => {}
             Ok(deleted) => {
                 let said = plan::printable_line(&String::from_utf8_lossy(&deleted.stderr));
-                tracing::warn!(id, said, "the container's runtime did not delete it");
+                warn(id, &format!("{} did not delete it: {said}", binary.display()));
             }
-            Err(error) => {
-                tracing::warn!(id, %error, runtime = %binary.display(), "the container's runtime cannot be run")
-            }
+            Err(error) => warn(id, &format!("{} cannot be run: {error}", binary.display())),
         }
     }
     let cgroup = Cgroup::at(&record.cgroup).context("find the container's cgroup")?;
@@ -98,6 +99,10 @@ fn end(id: &str, bundle: &Path, record: &Record) -> anyhow::Result<()> {
     if record.runtime.is_some() {
         // The mounts of such a container are the node's.
         rootfs::unmount(&bundle.join("rootfs"))?;
+        // Its runtime makes the folder of its state where there is none, also in a bundle that containerd has removed.
+        // Neither goes while something is in it.
+        let _ = fs::remove_dir(bundle.join(STATE));
+        let _ = fs::remove_dir(bundle);
     }
     Ok(())
 }
@@ -119,7 +124,7 @@ fn remove_mount_points(bundle: &Path, record: &Record) -> anyhow::Result<()> {
     Ok(rootfs::unmount(&root)?)
 }
 
-/// One that fails is logged, and keeps none of the others from running.
+/// One that fails is told, and keeps none of the others from running.
 fn run_hooks(id: &str, record: &Record) -> anyhow::Result<()> {
     if record.poststop.is_empty() {
         return Ok(());
@@ -130,8 +135,13 @@ fn run_hooks(id: &str, record: &Record) -> anyhow::Result<()> {
         let moment = Moment { id, pid: None, status: "stopped" };
         let ran = hooks::spawn(hook, &Place::Runtime, &record.told, moment);
         if let Err(error) = ran.and_then(|running| runtime.block_on(running.finish(hook, pending()))) {
-            tracing::warn!(id, error = plan::one_line(&error), "a hook failed");
+            warn(id, &format!("a hook failed: {}", plan::one_line(&error)));
         }
     }
     Ok(())
+}
+
+/// Says it to containerd, which logs what this action writes to stderr: it has no log of its own.
+fn warn(id: &str, what: &str) {
+    eprintln!("containerd-shim-wasm-v1: {id}: {what}");
 }

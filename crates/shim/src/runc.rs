@@ -20,7 +20,7 @@ use tempfile::NamedTempFile;
 use tokio::time::timeout;
 
 /// Runc's own state of a container, in its bundle.
-const STATE: &str = "runc";
+pub(crate) const STATE: &str = "runc";
 /// Runc's option for cgroups that systemd makes.
 const SYSTEMD: &str = "--systemd-cgroup";
 /// How long runc may take to leave a terminal behind once it has ended.

@@ -9,6 +9,7 @@ pub use crate::leftovers::Whose;
 pub(crate) use version::Form;
 pub use version::Version;
 
+use crate::api::Api;
 use crate::leftovers::{self, Before};
 use crate::namespace::Namespace;
 use crate::{process, wait};
@@ -56,6 +57,8 @@ pub enum Service<'a> {
         pull: Pull,
         /// Handlers beside `wasm` and `runc`, each with its binary.
         others: &'a [(&'a str, &'a Path)],
+        /// Handlers of `shim` beside `wasm`, each with its option `BinaryName`.
+        runcs: &'a [(&'a str, &'a Path)],
     },
 }
 
@@ -118,20 +121,29 @@ impl Containerd {
 
     /// As [`Containerd::start_for_pods`], with a choice of the handler's options.
     pub fn start_for_pods_with(version: Version, shim: &Path, operator_file: OperatorFile) -> Result<Arc<Self>> {
-        let service = Service::Pods { shim, operator_file, pull: Pull::Usual, others: &[] };
+        let service = Service::Pods { shim, operator_file, pull: Pull::Usual, others: &[], runcs: &[] };
         Containerd::start_service(version, shim, Whose::Ours, Logging::Everything, service)
     }
 
     /// As [`Containerd::start_for_pods`], with this way of pulling.
     pub fn start_to_pull(version: Version, shim: &Path, pull: Pull) -> Result<Arc<Self>> {
-        let service = Service::Pods { shim, operator_file: OperatorFile::ByOption, pull, others: &[] };
+        let operator_file = OperatorFile::ByOption;
+        let service = Service::Pods { shim, operator_file, pull, others: &[], runcs: &[] };
         Containerd::start_service(version, shim, Whose::Ours, Logging::Everything, service)
     }
 
     /// As [`Containerd::start_for_pods`], logging as on nodes, with these handlers beside ours.
     pub fn start_for_pods_of(version: Version, shim: &Path, others: &[(&str, &Path)]) -> Result<Arc<Self>> {
-        let service = Service::Pods { shim, operator_file: OperatorFile::ByOption, pull: Pull::Usual, others };
+        let operator_file = OperatorFile::ByOption;
+        let service = Service::Pods { shim, operator_file, pull: Pull::Usual, others, runcs: &[] };
         Containerd::start_service(version, shim, Whose::Others, Logging::Usual, service)
+    }
+
+    /// As [`Containerd::start_for_pods`], with these handlers beside, each with its runc (`BinaryName`).
+    pub fn start_for_pods_by(version: Version, shim: &Path, runcs: &[(&str, &Path)]) -> Result<Arc<Self>> {
+        let operator_file = OperatorFile::ByOption;
+        let service = Service::Pods { shim, operator_file, pull: Pull::Usual, others: &[], runcs };
+        Containerd::start_service(version, shim, Whose::Ours, Logging::Everything, service)
     }
 
     /// As [`Containerd::start`], for the containers of more than one runtime; all shims beside `shim` can be used.
@@ -254,6 +266,11 @@ impl Containerd {
         let lines: Vec<&str> = log.get(since..).unwrap_or(&log).lines().collect();
         let first = lines.len().saturating_sub(LINES);
         format!("log of containerd {} (last {LINES} lines):\n{}", self.version, lines[first..].join("\n"))
+    }
+
+    /// A client of the API, for the tasks of pods.
+    pub fn api_of_pods(&self) -> Result<Api> {
+        Api::connect(self, pods::NAMESPACE)
     }
 
     /// A namespace for one test. Its name is a part of the paths of cgroups, which all containerds of the node share.

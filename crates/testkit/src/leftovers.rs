@@ -1,5 +1,6 @@
 //! What a containerd and its shims may leave on the node, and its removal.
 
+use crate::containerd::pods;
 use crate::process;
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
@@ -53,7 +54,9 @@ pub fn find(dir: &Path, state: &Path, namespaces: &[String], before: &Before, wh
     }
     for top in [state, &dir.join("root")] {
         let bundles = top.join("io.containerd.runtime.v2.task");
-        for namespace in namespaces {
+        // The cgroups of pods are where their tests say, the bundles are not.
+        let of_pods = [pods::NAMESPACE].into_iter().filter(|_| whose == Whose::Ours);
+        for namespace in namespaces.iter().map(String::as_str).chain(of_pods) {
             let below = tree(&bundles.join(namespace));
             left.extend(below.map(|path| format!("file of a bundle {}", path.display())));
         }

@@ -10,6 +10,7 @@
 //! | variable | what it names |
 //! |---|---|
 //! | `WASM_TEST_SHIM` | the shim under test, instead of the one built beside the test ([`Suite::new`]) |
+//! | `WASM_TEST_CRICTL` | a folder with `crictl` and its configuration, since there is no checkout ([`cri`]) |
 //! | `WASM_TEST_GUESTS` | a folder of built guests, since there is no toolchain ([`guests`]) |
 //! | `WASM_TEST_PATIENCE` | how many times longer than usual things may take ([`wait`]) |
 //! | `WASM_TEST_NODE` | what the node must have ([`node`]) |

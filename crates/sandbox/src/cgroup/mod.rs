@@ -21,6 +21,7 @@ pub use systemd::Wanted;
 use files::{add_parent_mark, read, write};
 use hierarchy::Hierarchy;
 use plan::{CgroupPath, Limits};
+use removal::members;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -171,7 +172,7 @@ impl Cgroup {
         }
     }
 
-    /// Sets limits that changed for the process in it; gives lines as [`Cgroup::create`] does.
+    /// Sets limits that changed for the processes in it, `pid` among them; gives lines as [`Cgroup::create`] does.
     pub fn adjust(&self, pid: u32, limits: &Limits) -> Result<Vec<String>, CgroupError> {
         let Hierarchy::V1(controllers) = &self.hierarchy else { return self.limit(limits) };
         let dirs = self.dirs_for(limits);
@@ -182,8 +183,21 @@ impl Cgroup {
             }
         }
         let notes = v1::limit(controllers, &self.path, limits)?;
+        let mut all = self.processes();
+        all.retain(|other| *other != pid);
+        all.insert(0, pid);
         // Also into one that an update made which then failed.
-        dirs.iter().try_for_each(|dir| write(&dir.join("cgroup.procs"), &pid.to_string()))?;
+        for dir in &dirs {
+            let there = members(dir);
+            for one in all.iter().filter(|one| !there.contains(one)) {
+                match write(&dir.join("cgroup.procs"), &one.to_string()) {
+                    // One that exec brought in has ended meanwhile.
+                    Err(CgroupError::File { source, .. })
+                        if *one != pid && source.raw_os_error() == Some(libc::ESRCH) => {}
+                    moved => moved?,
+                }
+            }
+        }
         Ok(notes)
     }
 

@@ -21,12 +21,7 @@ const SYSTEMD: Duration = Duration::from_secs(2);
 impl Cgroup {
     /// The processes in it.
     pub fn processes(&self) -> Vec<u32> {
-        let mut pids: Vec<u32> = Vec::new();
-        for dir in self.dirs() {
-            let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            // A process that this one cannot see is 0, which a signal takes for a group of our own.
-            pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid > 0));
-        }
+        let mut pids: Vec<u32> = self.dirs().iter().flat_map(|dir| members(dir)).collect();
         pids.sort_unstable();
         pids.dedup();
         pids
@@ -122,6 +117,13 @@ impl Cgroup {
             remove_made_parents(dir, self.hierarchy.root_of(dir));
         }
     }
+}
+
+/// The processes in one directory of it.
+pub(super) fn members(dir: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    // A process that this one cannot see is 0, which a signal takes for a group of our own.
+    text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid > 0).collect()
 }
 
 fn child_of(dir: &Path) -> Option<PathBuf> {

@@ -26,6 +26,8 @@ pub(crate) struct Owned {
     pub(crate) runc: Option<Arc<Runc>>,
     /// Whether the root filesystem was given back.
     pub(crate) unmounted: AtomicBool,
+    /// Whether it was told that runc failed, all else given back.
+    pub(crate) told: AtomicBool,
 }
 
 /// A container that was made.
@@ -72,16 +74,22 @@ impl Owned {
         record.save(&self.bundle)
     }
 
-    /// Gives everything back. What is gone already is no error, so a failed release can be tried again.
+    /// Gives everything back. What is gone already is no error, so a failed release can be tried again. A runc
+    /// that fails keeps nothing else from it, and fails one release: what it keeps itself goes with the bundle.
     pub(crate) async fn release(&self, id: &str, spawner: &Spawner) -> Result<(), ReleaseError> {
+        let mut deleted = Ok(());
         if let Some(runc) = &self.runc {
-            runc.delete(spawner).await?;
+            // Its processes are found by their cgroup all the same.
+            deleted = runc.delete(spawner).await;
             runc.unmount(spawner, &self.rootfs).await?;
         }
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove().await?;
         }
         if let Some(parents) = &self.parents {
+            if deleted.is_err() {
+                parents.remove_cgroup();
+            }
             parents.remove();
         }
         self.release_rootfs()?;
@@ -90,7 +98,14 @@ impl Owned {
             hooks::after_stop(spawner, id, &record.poststop, &record.told).await;
             record.remove(&self.bundle)?;
         }
-        Ok(())
+        match deleted {
+            Err(error) if !self.told.swap(true, Ordering::Relaxed) => Err(error.into()),
+            Err(error) => {
+                tracing::warn!(id, error = plan::one_line(&error), "the container's runtime did not delete it");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     fn release_rootfs(&self) -> Result<(), RootfsError> {

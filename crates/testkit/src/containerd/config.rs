@@ -61,8 +61,11 @@ pub(super) fn write(version: Version, logging: Logging, service: Service<'_>, di
     };
     let pods = match service {
         Service::Tasks => String::new(),
-        Service::Pods { shim, operator_file, pull, others } => {
-            pods::config(version.form(), shim, operator_file, pull, dir)? + &pods::handlers(version.form(), others)
+        Service::Pods { shim, operator_file, pull, others, runcs } => {
+            let form = version.form();
+            pods::config(form, shim, operator_file, pull, dir)?
+                + &pods::handlers(form, others)
+                + &pods::handlers_by_runc(form, shim, runcs, dir)
         }
     };
     fs::write(dir.join("config.toml"), config + &sockets + &pods)?;

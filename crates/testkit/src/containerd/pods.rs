@@ -6,6 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Containerd's namespace of pods.
+pub(crate) const NAMESPACE: &str = "k8s.io";
 /// The image that containerd unpacks for a sandbox. Nothing of it runs.
 pub(crate) const PAUSE: &str = "test.local/pause:1";
 /// The folder with what is known of registries, `HOST/hosts.toml`.
@@ -60,14 +62,26 @@ pub(super) fn config(form: Form, shim: &Path, operator_file: OperatorFile, pull:
 
 /// Further runtimes, which have no settings.
 pub(super) fn handlers(form: Form, others: &[(&str, &Path)]) -> String {
+    others.iter().map(|(name, shim)| format!("[{}]\nruntime_type = {shim:?}\n", runtime(form, name))).collect()
+}
+
+/// Further handlers of `shim`, each with the runc that runs its Linux containers.
+pub(super) fn handlers_by_runc(form: Form, shim: &Path, runcs: &[(&str, &Path)], dir: &Path) -> String {
+    let of = |(name, runc): &(&str, &Path)| {
+        let (runtime, operator_file) = (runtime(form, name), dir.join("operator.toml"));
+        let options = format!("ConfigFile = {operator_file:?}\nBinaryName = {runc:?}\n");
+        format!("[{runtime}]\nruntime_type = {shim:?}\n[{runtime}.options]\n{options}")
+    };
+    runcs.iter().map(of).collect()
+}
+
+/// The table of a runtime.
+fn runtime(form: Form, name: &str) -> String {
     let plugin = match form {
         Form::One => "io.containerd.grpc.v1.cri",
         Form::Two => "io.containerd.cri.v1.runtime",
     };
-    let of = |(name, shim): &(&str, &Path)| {
-        format!("[plugins.{plugin:?}.containerd.runtimes.{name}]\nruntime_type = {shim:?}\n")
-    };
-    others.iter().map(of).collect()
+    format!("plugins.{plugin:?}.containerd.runtimes.{name}")
 }
 
 /// A pair of devices for each pod, in a range for each containerd: those of tests run side by side.
