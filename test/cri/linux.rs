@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use testkit::cri::{Cri, Pod, PodContainer};
 use testkit::image::Rootfs;
+use testkit::node::cgroup_of;
 use testkit::{Containerd, Image, Namespace, cases, leftovers, node, process, wait};
 
 pub(crate) const CASES: Cases = cases![
@@ -234,7 +235,7 @@ fn limits_hold_and_change(node: &Namespace) -> Result<()> {
         config["linux"]["resources"] = json!({ "memory_limit_in_bytes": 64 << 20, "cpu_shares": 512 });
     })?;
     let limit = || -> Result<u64> {
-        let dir = process::cgroup(container.pid()?, "memory")?;
+        let dir = cgroup_of(container.pid()?, "memory")?;
         let v1 = dir.join("memory.limit_in_bytes");
         let file = if v1.exists() { v1 } else { dir.join("memory.max") };
         Ok(fs::read_to_string(file)?.trim().parse()?)
@@ -274,7 +275,7 @@ fn orphans_are_buried_while_their_container_runs(node: &Namespace) -> Result<()>
     })?;
     wait::until("it speaks", || Ok(container.log().contains('\n').then_some(())))?;
     let shim = process::parent(container.pid()?)?;
-    let group = process::cgroup(container.pid()?, "pids")?;
+    let group = cgroup_of(container.pid()?, "pids")?;
     let alone = || Ok((fs::read_to_string(group.join("cgroup.procs"))?.lines().count() == 1).then_some(()));
     wait::until("its children have ended", alone)?;
     wait::until("they are buried", || {

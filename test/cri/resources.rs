@@ -108,9 +108,8 @@ fn a_pod_s_own_limit_holds_for_its_containers(node: &Namespace) -> Result<()> {
     let container = pod.run(&web, &["/app.wasm"], |_| ())?;
     wait::until("the service answers", || Ok(get(&pod, "/").ok()))?;
     for controller in ["memory", "pids", "cpu"] {
-        let controller = if Feature::CgroupV2.is_here() { "" } else { controller };
         for pid in [pod.pid()?, container.pid()?] {
-            let place = process::cgroup(pid, controller)?;
+            let place = node::cgroup_of(pid, controller)?;
             let folder = group.folders.iter().any(|folder| place.starts_with(folder) && place != *folder);
             ensure!(folder, "{} is not below that of the pod", place.display());
         }

@@ -7,6 +7,7 @@ use serde_json::json;
 use std::fs;
 use std::process::Command;
 use testkit::cri::{Cri, Pod};
+use testkit::node::cgroup_of;
 use testkit::{Image, Namespace, cases, guests, process, wait};
 
 pub(crate) const CASES: Cases = cases![
@@ -77,7 +78,7 @@ fn the_pause_container_is_the_shim_s_own(node: &Namespace) -> Result<()> {
         ensure!(status.lines().any(|has| has == line), "{line} is not in {status}");
     }
     // The pod pays for its sandbox, the node for the shim.
-    let (own, of_shim) = (process::cgroup(pid, "pids")?, process::cgroup(process::parent(pid)?, "pids")?);
+    let (own, of_shim) = (cgroup_of(pid, "pids")?, cgroup_of(process::parent(pid)?, "pids")?);
     ensure!(own.to_string_lossy().contains(node.name()), "{}", own.display());
     ensure!(!of_shim.to_string_lossy().contains(node.name()), "{}", of_shim.display());
     let container = pod.run(&image, &["/app.wasm"], |_| ())?;

@@ -53,10 +53,15 @@ pub fn cgroup(controller: &str, path: &str) -> PathBuf {
     }
 }
 
+/// The cgroup of a process in the hierarchy of a controller, or in the only one.
+pub fn cgroup_of(pid: i32, controller: &str) -> Result<PathBuf> {
+    process::cgroup(pid, if Feature::CgroupV2.is_here() { "" } else { controller })
+}
+
 /// A file of the cgroup that a process is in: controller and name in version 1, name in version 2.
 pub fn limit(pid: i32, version_1: (&str, &str), version_2: &str) -> Result<String> {
     let (controller, file) = if Feature::CgroupV2.is_here() { ("", version_2) } else { version_1 };
-    let path = process::cgroup(pid, controller)?.join(file);
+    let path = cgroup_of(pid, controller)?.join(file);
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     Ok(text.trim().to_owned())
 }

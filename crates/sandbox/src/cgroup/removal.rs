@@ -15,8 +15,11 @@ use std::time::{Duration, Instant};
 /// How long the members of a killed cgroup may take to end.
 const EMPTYING: Duration = Duration::from_secs(10);
 
-/// How long systemd may take to remove an empty scope; under version 1 it may not hear of it.
+/// How long systemd may take to remove an empty scope; under version 1 it may not hear of it, and a `delete` action has
+/// little time.
 const SYSTEMD: Duration = Duration::from_secs(2);
+/// The same under version 2, where it always hears of it, and is late on a busy node.
+const BUSY_SYSTEMD: Duration = Duration::from_secs(8);
 
 impl Cgroup {
     /// The processes in it.
@@ -31,7 +34,8 @@ impl Cgroup {
     /// empty now. Not being there is no error.
     pub async fn remove(&self) -> Result<(), CgroupError> {
         let begun = Instant::now();
-        while let Some(busy) = self.try_to_remove(begun)? {
+        let patience = if let Hierarchy::V2(_) = self.hierarchy { BUSY_SYSTEMD } else { SYSTEMD };
+        while let Some(busy) = self.try_to_remove(begun.elapsed() < patience)? {
             if begun.elapsed() > EMPTYING {
                 return Err(CgroupError::Busy(busy));
             }
@@ -43,7 +47,7 @@ impl Cgroup {
     /// As [`Cgroup::remove`], for a process that has nothing else to do.
     pub fn remove_blocking(&self) -> Result<(), CgroupError> {
         let begun = Instant::now();
-        while let Some(busy) = self.try_to_remove(begun)? {
+        while let Some(busy) = self.try_to_remove(begun.elapsed() < SYSTEMD)? {
             if begun.elapsed() > EMPTYING {
                 return Err(CgroupError::Busy(busy));
             }
@@ -52,13 +56,13 @@ impl Cgroup {
         Ok(())
     }
 
-    /// The directory that is still in use, if there is one.
-    fn try_to_remove(&self, begun: Instant) -> Result<Option<PathBuf>, CgroupError> {
+    /// The directory that is still in use, if there is one, or left to systemd.
+    fn try_to_remove(&self, left_to_systemd: bool) -> Result<Option<PathBuf>, CgroupError> {
         let dirs = self.dirs();
         // systemd removes a scope that is empty. Removed under its eyes, it would not hear that the scope has ended, and
         // keep the unit for ever.
-        if self.path.ends_with(".scope")
-            && begun.elapsed() < SYSTEMD
+        if left_to_systemd
+            && self.path.ends_with(".scope")
             && let Some(there) = dirs.iter().find(|dir| dir.exists())
         {
             self.kill_all();
