@@ -9,13 +9,12 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use serde_json::{Value, json};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::path::PathBuf;
-use std::process::{Child, Command};
-use testkit::cri::Cri;
+use std::process::Child;
+use testkit::cri::{Cri, PodContainer};
 use testkit::image::Rootfs;
-use testkit::{Image, Namespace, cases, guests, store, wait};
+use testkit::{Image, Namespace, cases, guests, wait};
 
 pub(crate) const CASES: Cases =
     cases![crate::terminals::guests_have_terminals, crate::terminals::linux_containers_have_terminals];
@@ -31,28 +30,28 @@ struct User {
 }
 
 impl User {
-    fn call(node: &Namespace, words: &[&str]) -> Result<User> {
+    fn call(cri: &Cri<'_>, words: &[&str]) -> Result<User> {
         let size = Winsize { ws_row: ROWS, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 };
         let OpenptyResult { master, slave } = openpty(&size, None::<&Termios>)?;
         for end in [&master, &slave] {
             fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         }
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let folder = tools()?;
-        let mut command = Command::new(folder.join("crictl"));
-        command.arg("--config").arg(folder.join("crictl.yaml"));
-        command.arg("--runtime-endpoint").arg(format!("unix://{}", node.containerd().socket().display()));
-        command.args(words).stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
+        let mut command = cri.command(words);
+        command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
         let crictl = command.spawn().context("start crictl")?;
         Ok(User { crictl, terminal: File::from(master), seen: String::new() })
     }
 
-    /// Waits until what is typed goes on as it is: `crictl` has made its terminal raw.
-    fn until_heard(&self) -> Result<()> {
+    /// By whom the container's own terminal is used, from when what is typed goes on as it is: `crictl` has made its
+    /// terminal raw.
+    fn attached(cri: &Cri<'_>, container: &PodContainer<'_>) -> Result<User> {
+        let user = User::call(cri, &["attach", "-i", "-t", &container.id])?;
         wait::until("crictl passes on what is typed", || {
-            let flags = tcgetattr(&self.terminal)?.local_flags;
+            let flags = tcgetattr(&user.terminal)?.local_flags;
             Ok((!flags.contains(LocalFlags::ECHO)).then_some(()))
-        })
+        })?;
+        Ok(user)
     }
 
     fn types(&mut self, keys: &str) -> Result<()> {
@@ -103,16 +102,6 @@ impl Drop for User {
     }
 }
 
-/// The folder with `crictl`: of the store, which keeps one, or the environment's.
-fn tools() -> Result<PathBuf> {
-    if let Some(folder) = std::env::var_os("WASM_TEST_CRICTL") {
-        return Ok(folder.into());
-    }
-    let mut folders = fs::read_dir(store::dir())?.flatten().map(|entry| entry.path());
-    let folder = folders.find(|folder| folder.join("crictl.yaml").exists());
-    folder.with_context(|| format!("no crictl in {}: run test/cri/tools.sh", store::dir().display()))
-}
-
 fn on_terminal(config: &mut Value) {
     config["tty"] = json!(true);
     config["stdin"] = json!(true);
@@ -125,10 +114,9 @@ fn guests_have_terminals(node: &Namespace) -> Result<()> {
     let cri = Cri::new(node, &[&guest])?;
     let pod = cri.pod(|_| ())?;
     let container = pod.run(&guest, &["/app.wasm", "4"], on_terminal)?;
-    let seen = User::call(node, &["exec", "-i", "-t", &container.id, "/tty.wasm"])?.leaves()?;
+    let seen = User::call(&cri, &["exec", "-i", "-t", &container.id, "/tty.wasm"])?.leaves()?;
     ensure!(seen == "1 1 1\r\n", "{seen:?}");
-    let mut user = User::call(node, &["attach", "-i", "-t", &container.id])?;
-    user.until_heard()?;
+    let mut user = User::attached(&cri, &container)?;
     user.types("first\r")?;
     // containerd may read what is typed a moment before it shows what is said.
     wait::until("the first line is said", || Ok(container.log().contains(" first").then_some(())))?;
@@ -153,13 +141,12 @@ fn linux_containers_have_terminals(node: &Namespace) -> Result<()> {
     // The size of the user's terminal comes a moment after the start.
     let sized = format!("until [ \"$(stty size 2>/dev/null)\" = '{ROWS} {COLUMNS}' ]; do :; done");
     let script = format!("{sized}; echo sized; read x; echo got $x");
-    let mut user = User::call(node, &["exec", "-i", "-t", &container.id, "/bin/sh", "-c", &script])?;
+    let mut user = User::call(&cri, &["exec", "-i", "-t", &container.id, "/bin/sh", "-c", &script])?;
     user.sees("sized\r\n")?;
     user.types("that\r")?;
     let seen = user.leaves()?;
     ensure!(seen.ends_with("that\r\ngot that\r\n"), "{seen:?}");
-    let mut user = User::call(node, &["attach", "-i", "-t", &container.id])?;
-    user.until_heard()?;
+    let mut user = User::attached(&cri, &container)?;
     user.types("first\r")?;
     wait::until("the first line is read", || Ok(container.log().contains(" got first").then_some(())))?;
     user.types("second\r")?;

@@ -3,6 +3,7 @@
 
 pub mod log;
 
+use crate::containerd::pods::NAMESPACE;
 use crate::containerd::pods::PAUSE;
 use crate::image::Rootfs;
 use crate::run::{self, Output};
@@ -13,8 +14,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Containerd's namespace of pods.
-const NAMESPACE: &str = "k8s.io";
 /// The label that a test's pods carry.
 const LABEL: &str = "test";
 
@@ -86,11 +85,16 @@ impl<'a> Cri<'a> {
 
     /// Runs `crictl` to its end.
     pub fn crictl(&self, words: &[&str]) -> Result<Output> {
+        run::finish(self.command(words), None)
+    }
+
+    /// `crictl` that is not started yet.
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(self.crictl.join("crictl"));
         let socket = format!("unix://{}", self.namespace.containerd().socket().display());
         command.arg("--config").arg(self.crictl.join("crictl.yaml"));
         command.args(["--runtime-endpoint", &socket, "--image-endpoint", &socket]).args(words);
-        run::finish(command, None)
+        command
     }
 
     /// As [`Cri::crictl`], which must succeed: its stdout.

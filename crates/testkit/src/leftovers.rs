@@ -1,6 +1,5 @@
 //! What a containerd and its shims may leave on the node, and its removal.
 
-use crate::containerd::pods;
 use crate::process;
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
@@ -54,12 +53,13 @@ pub fn find(dir: &Path, state: &Path, namespaces: &[String], before: &Before, wh
     }
     for top in [state, &dir.join("root")] {
         let bundles = top.join("io.containerd.runtime.v2.task");
-        // The cgroups of pods are where their tests say, the bundles are not.
-        let of_pods = [pods::NAMESPACE].into_iter().filter(|_| whose == Whose::Ours);
-        for namespace in namespaces.iter().map(String::as_str).chain(of_pods) {
-            let below = tree(&bundles.join(namespace));
-            left.extend(below.map(|path| format!("file of a bundle {}", path.display())));
-        }
+        // Also those of pods, which are in a namespace of containerd's choice.
+        let folders: Vec<PathBuf> = match whose {
+            Whose::Ours => fs::read_dir(&bundles).into_iter().flatten().flatten().map(|entry| entry.path()).collect(),
+            Whose::Others => namespaces.iter().map(|namespace| bundles.join(namespace)).collect(),
+        };
+        let below = folders.iter().flat_map(|folder| tree(folder));
+        left.extend(below.map(|path| format!("file of a bundle {}", path.display())));
     }
     let of_others = |path: &Path| whose == Whose::Others && path.starts_with(SOCKETS);
     for path in Before::look().0.difference(&before.0).filter(|path| !of_others(path)) {

@@ -1,14 +1,15 @@
 //! The body of an answer, which drives the guest that gives it: a client that goes takes its guest along, and one that does
 //! not read holds it up.
 
-use super::exchange::{Ended, Name, complain};
-use super::instance::Instances;
+use super::instance::{Broken, Instances};
 use super::turns::Turn;
+use crate::end;
 use crate::ticker::Ticked;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode, Uri};
+use std::fmt::{self, Display};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,6 +17,27 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+/// How the guest ended.
+pub(super) type Ended = Result<(), Broken>;
+
+pub(super) fn complain(instances: &Instances, name: &Name, broken: &Broken) {
+    let reason = end::broken(&broken.error, broken.refused_bytes);
+    instances.log(&format!("{name}: {}\n", plan::printable(&reason)));
+}
+
+/// What the log calls a request. Written there only where something is to be said of it.
+pub(super) struct Name {
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+}
+
+impl Display for Name {
+    /// Nothing that a client says may look like anything else.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&plan::printable_line(&format!("{} {}", self.method, self.uri.path())))
+    }
+}
 
 /// A guest that has given the head of its answer, and runs on.
 pub(super) struct Running {

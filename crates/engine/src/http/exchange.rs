@@ -1,18 +1,16 @@
 //! One request and the head of its answer. The guest runs in the same task as the connection it answers on.
 
 use super::Phase;
-use super::answer::{Answer, Running, plain};
+use super::answer::{Answer, Ended, Name, Running, complain, plain};
 use super::ask::Head;
 use super::instance::{Broken, Instances};
 use super::turns::Turn;
-use crate::end;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, RETRY_AFTER};
 use hyper::http::uri::Authority;
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use plan::Http;
 use std::convert::Infallible;
-use std::fmt::{self, Display};
 use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,9 +21,6 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 /// When a client that was refused may come again, seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
-
-/// How the guest ended.
-pub(super) type Ended = Result<(), Broken>;
 
 /// Answers requests.
 pub(super) struct Exchanges {
@@ -147,24 +142,6 @@ impl Exchanges {
 
     fn complain(&self, name: &Name, error: &Broken) {
         complain(&self.instances, name, error);
-    }
-}
-
-pub(super) fn complain(instances: &Instances, name: &Name, broken: &Broken) {
-    let reason = end::broken(&broken.error, broken.refused_bytes);
-    instances.log(&format!("{name}: {}\n", plan::printable(&reason)));
-}
-
-/// What the log calls a request. Written there only where something is to be said of it.
-pub(super) struct Name {
-    method: Method,
-    uri: Uri,
-}
-
-impl Display for Name {
-    /// Nothing that a client says may look like anything else.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&plan::printable_line(&format!("{} {}", self.method, self.uri.path())))
     }
 }
 
