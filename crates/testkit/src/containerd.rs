@@ -168,9 +168,9 @@ impl Containerd {
         if let Service::Pods { .. } = service {
             share(&dir)?;
         }
-        fs::create_dir(dir.join("fifo"))?;
         config::write(version, logging, service, &dir)?;
         mount_state(&config::state(&dir))?;
+        fs::create_dir(config::fifos(&dir))?;
         let containerd = Containerd {
             version,
             shim: shim.to_owned(),
@@ -235,7 +235,7 @@ impl Containerd {
 
     /// The directory for stdio fifos.
     pub fn fifos(&self) -> PathBuf {
-        self.dir.join("fifo")
+        config::fifos(&self.dir)
     }
 
     /// The bundle of a container.
@@ -328,8 +328,8 @@ impl Drop for Containerd {
     }
 }
 
-/// As on nodes, where containerd keeps its state below /run: a disk that is told of each removed file's blocks would take
-/// most of what removing a container takes.
+/// As on nodes, where containerd keeps its state, and clients their fifos, below /run: a disk that is told of each removed
+/// file's blocks would take most of what removing a container takes.
 fn mount_state(state: &Path) -> Result<()> {
     fs::create_dir(state)?;
     let mounted = mount(Some("tmpfs"), state, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=711"));

@@ -48,7 +48,7 @@ pub fn find(dir: &Path, state: &Path, namespaces: &[String], before: &Before, wh
     {
         left.push(format!("cgroup {}", group.display()));
     }
-    for folder in [dir.join("s"), dir.join("fifo"), dir.join("cache/tmp")] {
+    for folder in [dir.join("s"), state.join("fifo"), dir.join("cache/tmp")] {
         left.extend(tree(&folder).map(|path| format!("file {}", path.display())));
     }
     for top in [state, &dir.join("root")] {

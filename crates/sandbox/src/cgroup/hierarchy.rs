@@ -1,6 +1,7 @@
 //! Which cgroup hierarchies this node has.
 
 use super::{CgroupError, Version};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,9 @@ use std::path::{Path, PathBuf};
 pub(super) const ALWAYS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "freezer"];
 /// Those that a container is put into for a limit of its own. The others bound or account nothing that a guest can use.
 const FOR_LIMITS: [&str; 3] = ["cpuset", "blkio", "hugetlb"];
+
+/// Where version 2 is mounted wherever systemd or a container runtime mounts it.
+const UNIFIED: &str = "/sys/fs/cgroup";
 
 /// What the node has.
 #[derive(Debug)]
@@ -24,8 +28,12 @@ pub(super) enum Hierarchy {
 pub(super) struct Controllers(Vec<(&'static str, PathBuf)>);
 
 impl Hierarchy {
-    /// Reads the mount table. A hybrid node (version 2 mounted without controllers) counts as version 1.
+    /// Reads the mount table, but where the usual place says enough: with many pods it is long. A hybrid node (version 2
+    /// mounted without controllers) counts as version 1.
     pub(super) fn of_this_node() -> io::Result<Hierarchy> {
+        if statfs(UNIFIED).is_ok_and(|mounted| mounted.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+            return Ok(Hierarchy::V2(PathBuf::from(UNIFIED)));
+        }
         Ok(parse(&fs::read_to_string("/proc/self/mounts")?))
     }
 

@@ -272,7 +272,7 @@ fn make(dir: &Path, root: &Path) -> Result<(), CgroupError> {
     let fail = |source| CgroupError::File { action: "make".to_owned(), path: dir.to_owned(), source };
     loop {
         match fs::create_dir(dir) {
-            Ok(()) => return v1::inherit_sets(dir),
+            Ok(()) => return v1::inherit_sets(dir, root),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(CgroupError::Exists(dir.to_owned()));
             }

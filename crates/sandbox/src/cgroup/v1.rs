@@ -33,9 +33,9 @@ pub(super) fn needed(limits: &Limits) -> Vec<&'static str> {
 }
 
 /// A new directory of version 1's cpuset has no processors and memory, and takes no process before it has: its parent's.
-pub(super) fn inherit_sets(dir: &Path) -> Result<(), CgroupError> {
-    // Version 2 has no such file, and no such rule.
-    let Some(parent) = dir.parent().filter(|_| dir.join("cpuset.memory_migrate").exists()) else { return Ok(()) };
+pub(super) fn inherit_sets(dir: &Path, root: &Path) -> Result<(), CgroupError> {
+    // Version 2 has no such file, and no such rule. Asked at the root, where the kernel has the answer at hand.
+    let Some(parent) = dir.parent().filter(|_| root.join("cpuset.memory_migrate").exists()) else { return Ok(()) };
     for file in ["cpuset.cpus", "cpuset.mems"] {
         if read(&dir.join(file))?.trim().is_empty() {
             write(&dir.join(file), read(&parent.join(file))?.trim())?;

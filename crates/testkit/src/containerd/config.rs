@@ -15,6 +15,11 @@ pub(super) fn state(dir: &Path) -> PathBuf {
     dir.join("state")
 }
 
+/// Where clients put the fifos of containers.
+pub(super) fn fifos(dir: &Path) -> PathBuf {
+    state(dir).join("fifo")
+}
+
 /// What may be laid over the node's `/etc`.
 pub(super) fn etc(dir: &Path) -> PathBuf {
     dir.join("etc")
