@@ -21,6 +21,8 @@ mod task;
 mod wire;
 
 use args::{Action, Args};
+// The program begins there.
+use entry as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -12,6 +12,7 @@ use containerd_shim_protos::api::{
 use containerd_shim_protos::shim_async::Task;
 use protobuf::{EnumOrUnknown, MessageField};
 use sandbox::console::Size;
+use std::pin::Pin;
 use std::sync::Arc;
 use ttrpc::asynchronous::TtrpcContext;
 
@@ -27,10 +28,11 @@ impl Service {
     }
 }
 
+/// What changes a task, boxed where it is made: moved about by itself, its 12 KB would be on the stack several times.
+type Transition<T> = Pin<Box<dyn Future<Output = Result<T, TaskError>> + Send>>;
+
 /// ttrpc drops a handler's future on disconnect or deadline. A transition that has begun goes on without it.
-async fn to_the_end<T: Send + 'static>(
-    transition: impl Future<Output = Result<T, TaskError>> + Send + 'static,
-) -> Reply<T> {
+async fn to_the_end<T: Send + 'static>(transition: Transition<T>) -> Reply<T> {
     let outcome = tokio::spawn(transition).await.unwrap_or(Err(TaskError::Cancelled));
     outcome.map_err(|error| refusal(&error))
 }
@@ -43,13 +45,13 @@ fn not_built<T>(call: &'static str) -> Reply<T> {
 impl Task for Service {
     async fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> Reply<CreateTaskResponse> {
         let tasks = self.tasks.clone();
-        let pid = to_the_end(async move { tasks.create(Request::from(request)).await }).await?;
+        let pid = to_the_end(Box::pin(async move { tasks.create(Request::from(request)).await })).await?;
         Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() })
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Reply<StartResponse> {
         let tasks = self.tasks.clone();
-        let pid = to_the_end(async move { tasks.start(&request.id, &request.exec_id).await }).await?;
+        let pid = to_the_end(Box::pin(async move { tasks.start(&request.id, &request.exec_id).await })).await?;
         Ok(StartResponse { pid, ..StartResponse::default() })
     }
 
@@ -104,7 +106,7 @@ impl Task for Service {
 
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Reply<DeleteResponse> {
         let tasks = self.tasks.clone();
-        let exit = to_the_end(async move { tasks.delete(&request.id, &request.exec_id).await }).await?;
+        let exit = to_the_end(Box::pin(async move { tasks.delete(&request.id, &request.exec_id).await })).await?;
         let mut reply = DeleteResponse::new();
         reply.pid = exit.pid;
         reply.exit_status = exit.code;
@@ -125,13 +127,13 @@ impl Task for Service {
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> Reply<Empty> {
         let tasks = self.tasks.clone();
-        to_the_end(async move { tasks.pause(&request.id).await }).await?;
+        to_the_end(Box::pin(async move { tasks.pause(&request.id).await })).await?;
         Ok(Empty::new())
     }
 
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> Reply<Empty> {
         let tasks = self.tasks.clone();
-        to_the_end(async move { tasks.resume(&request.id).await }).await?;
+        to_the_end(Box::pin(async move { tasks.resume(&request.id).await })).await?;
         Ok(Empty::new())
     }
 
@@ -162,7 +164,8 @@ impl Task for Service {
 
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> Reply<Empty> {
         let (tasks, resources) = (self.tasks.clone(), request.resources.into_option().unwrap_or_default());
-        to_the_end(async move { tasks.update(&request.id, &resources.type_url, &resources.value).await }).await?;
+        to_the_end(Box::pin(async move { tasks.update(&request.id, &resources.type_url, &resources.value).await }))
+            .await?;
         Ok(Empty::new())
     }
 

@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api::DeleteResponse;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use protobuf::Message;
 use serde_json::{Value, json};
 use std::fs;
@@ -9,7 +11,8 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use testkit::node;
+use std::time::{Duration, SystemTime};
+use testkit::{node, process};
 
 const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-wasm-v1");
 
@@ -189,6 +192,64 @@ fn a_sandbox_s_delete_gives_back_its_pod_s_containers() -> Result<()> {
     ensure!(member.process.wait()?.signal() == Some(9), "the member's process was not killed");
     ensure!(member.cgroups().iter().all(|folder| !folder.exists()), "a cgroup of the member stays");
     ensure!(!listed.exists() && unreadable.exists(), "what was done is listed, or what was not is not");
+    Ok(())
+}
+
+/// More page faults than an answer takes that comes before the C library, and fewer than `main` has behind it.
+const FAULTS: u64 = 40;
+
+/// Runs the action on a bundle with this address and these files: whether it was answered before `main`.
+fn is_answered_at_once(address: Option<&str>, files: &[String]) -> Result<bool> {
+    let dir = tempfile::tempdir()?;
+    for name in files {
+        fs::write(dir.path().join(name), "{")?;
+    }
+    if let Some(address) = address {
+        fs::write(dir.path().join("address"), address)?;
+    }
+    let mut command = Command::new(SHIM);
+    command.args(["-namespace", "n", "-address", "/nowhere/c.sock", "-id", "c", "-bundle"]).arg(dir.path());
+    command.arg("delete").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn()?;
+    let pid = i32::try_from(child.id())?;
+    waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+    let faults = process::faults(pid)?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "{address:?} {files:?}: {output:?}");
+    let response = DeleteResponse::parse_from_bytes(&output.stdout)?;
+    let at = response.exited_at.clone().unwrap_or_default();
+    let at = SystemTime::UNIX_EPOCH + Duration::new(at.seconds.try_into()?, at.nanos.try_into()?);
+    ensure!((response.pid, response.exit_status) == (0, 137), "{response:?}");
+    ensure!(at.elapsed()? < Duration::from_secs(60), "{response:?}");
+    println!("{address:?} and {} files: {faults} page faults", files.len());
+    Ok(faults < FAULTS)
+}
+
+/// containerd runs the action after every task, and nearly always there is nothing to do. What decides is decided by `main`
+/// as well, which is asked in all other cases.
+#[test]
+fn where_nothing_is_left_the_answer_comes_before_main() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let gone = format!("unix://{}/gone.sock", dir.path().display());
+    let many: Vec<String> =
+        (0..200).map(|number| format!("a-long-name-of-a-file-that-is-no-record-{number}")).collect();
+    ensure!(is_answered_at_once(Some(&gone), &[])?, "a clean bundle");
+    ensure!(is_answered_at_once(Some(&gone), &many)?, "a clean bundle with many files");
+    // Of other containers of the pod, of a shim that was killed while it wrote, and one among many.
+    for record in ["wasm-other.json", ".wasm.json"] {
+        ensure!(!is_answered_at_once(Some(&gone), &[record.to_owned()])?, "{record}");
+    }
+    let among_many = [many, vec!["wasm-other.json".to_owned()]].concat();
+    ensure!(!is_answered_at_once(Some(&gone), &among_many)?, "a record among many files");
+    // Somebody may listen there; nobody knows where.
+    let socket = dir.path().join("dead.sock");
+    drop(UnixListener::bind(&socket)?);
+    ensure!(!is_answered_at_once(Some(&format!("unix://{}", socket.display())), &[])?, "a socket that is there");
+    ensure!(!socket.exists(), "a dead socket stays");
+    ensure!(!is_answered_at_once(None, &[])?, "no address");
+    for address in ["", "unix://", "/nowhere/a.sock", &format!("unix:///nowhere/{}", "a".repeat(300))] {
+        ensure!(!is_answered_at_once(Some(address), &[])?, "address {address:?}");
+    }
     Ok(())
 }
 

@@ -24,10 +24,19 @@ pub fn exists(pid: i32) -> bool {
 
 /// When it was started, in ticks since boot: with the pid it names a process for good, since pids are used again.
 pub fn born(pid: i32) -> Result<u64> {
+    stat(pid, 22)
+}
+
+/// How many page faults it took that needed no disk, also once it is a zombie.
+pub fn faults(pid: i32) -> Result<u64> {
+    stat(pid, 10)
+}
+
+/// A field of `/proc/PID/stat` (proc_pid_stat(5)) behind the second, which is in parentheses and may hold anything.
+fn stat(pid: i32, field: usize) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("read the stat of {pid}"))?;
-    // proc_pid_stat(5): field 22; the second, in parentheses, may hold anything.
     let (_, fields) = text.rsplit_once(')').context("a name in parentheses")?;
-    Ok(fields.split_whitespace().nth(19).context("a start time")?.parse()?)
+    Ok(fields.split_whitespace().nth(field - 3).context("too few fields")?.parse()?)
 }
 
 /// The lines of `/proc/PID/status`, by their name.
