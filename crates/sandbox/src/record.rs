@@ -11,6 +11,8 @@ use std::path::{Component, Path, PathBuf};
 
 /// The file's name in the bundle.
 const NAME: &str = "wasm.json";
+/// Its name until it is whole.
+const UNFINISHED: &str = ".wasm.json";
 /// How the files begin by which a pod's bundle lists those of its containers.
 const LISTED: &str = "wasm-";
 /// The form of this file. A later release reads older forms.
@@ -111,6 +113,9 @@ pub enum RecordError {
 }
 
 impl Record {
+    /// How the names of its files in a bundle begin.
+    pub const NAMES: [&str; 3] = [NAME, UNFINISHED, LISTED];
+
     /// A record of a container without a process yet.
     pub fn new(plan: &RunPlan, parents: Vec<PathBuf>, layers: Vec<Layer>, mount_points: Vec<MountPoint>) -> Record {
         let (poststop, told) = (plan.hooks.poststop.clone(), plan.hooks.told.clone());
@@ -141,7 +146,7 @@ impl Record {
     pub fn save(&self, bundle: &Path) -> Result<(), RecordError> {
         let path = bundle.join(NAME);
         let text = serde_json::to_vec(self).expect("a record has no map with keys other than strings");
-        let temporary = bundle.join(format!(".{NAME}"));
+        let temporary = bundle.join(UNFINISHED);
         fs::write(&temporary, text)
             .and_then(|()| fs::rename(&temporary, &path))
             .map_err(|source| RecordError::Write { path, source })
@@ -273,6 +278,10 @@ mod tests {
         }
         for _ in ["the first", "one made again of the same id"] {
             record.list(&container).unwrap();
+        }
+        for name in [&pod, &container].into_iter().flat_map(|bundle| fs::read_dir(bundle).unwrap()) {
+            let name = name.unwrap().file_name().into_string().unwrap();
+            assert!(Record::NAMES.iter().any(|beginning| name.starts_with(beginning)), "{name}");
         }
         fs::remove_dir_all(&container).unwrap();
         assert_eq!(Record::listed(&pod), std::slice::from_ref(&container));

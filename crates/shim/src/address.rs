@@ -2,26 +2,25 @@
 //! There is one for each group of containers: a pod, or a container by itself.
 
 use crate::bootstrap::Bootstrap;
+use prologue::{ADDRESS, SCHEME};
 use sha2::{Digest, Sha256};
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// The file in each bundle from which containerd 1.6 and 1.7 find the shim again.
-const FILE: &str = "address";
 /// What a unix socket's path may measure (unix(7)), less the terminating zero.
 const LONGEST_PATH: usize = 107;
 /// How long it may stay unclear whether a listener is to stay.
 const UNCLEAR: Duration = Duration::from_secs(1);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(1);
-/// How the address is written for containerd.
-const SCHEME: &str = "unix://";
 
 /// Where a group's shim listens.
 #[derive(Debug, Clone)]
@@ -170,18 +169,18 @@ impl Address {
 
     /// Leaves the address in a bundle.
     pub(crate) fn save(&self, bundle: &Path) -> Result<(), AddressError> {
-        let path = bundle.join(FILE);
+        let path = file(bundle);
         fs::write(&path, self.to_string()).map_err(|error| failed("write", &path, error))
     }
 
     /// Whether one was left there.
     pub(crate) fn is_saved(bundle: &Path) -> bool {
-        bundle.join(FILE).exists()
+        file(bundle).exists()
     }
 
     /// The address left in a bundle.
     pub(crate) fn load(bundle: &Path) -> Option<Address> {
-        let text = fs::read_to_string(bundle.join(FILE)).ok()?;
+        let text = fs::read_to_string(file(bundle)).ok()?;
         text.strip_prefix(SCHEME).map(|path| Address(path.into()))
     }
 }
@@ -190,6 +189,11 @@ impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{SCHEME}{}", self.0.display())
     }
+}
+
+/// Where a bundle has it.
+fn file(bundle: &Path) -> PathBuf {
+    bundle.join(OsStr::from_bytes(ADDRESS.to_bytes()))
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> AddressError {

@@ -1,5 +1,6 @@
 //! The `delete` action: undoes what a container owns when its shim is gone.
-//! containerd runs it on every task delete too, where there is nothing left to do: then it leaves at once.
+//! containerd runs it on every task delete too. Where a bundle has no record, and the socket is gone that its address names,
+//! `prologue` has answered: what is to be undone without a record has to be told there as well.
 
 use crate::address::Address;
 use crate::args::Args;
@@ -7,6 +8,7 @@ use crate::runc::STATE;
 use crate::wire::timestamp;
 use anyhow::Context;
 use containerd_shim_protos::api::DeleteResponse;
+use prologue::KILLED;
 use protobuf::{Message, MessageField};
 use sandbox::cgroup::{Cgroup, Parents};
 use sandbox::hooks::{self, Moment, Place};
@@ -18,9 +20,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
-
-/// The exit code of a container whose shim was killed: it was killed with it.
-const KILLED: u32 = 137;
 
 pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
     let bundle = match &args.bundle {
@@ -144,4 +143,17 @@ fn run_hooks(id: &str, record: &Record) -> anyhow::Result<()> {
 /// Says it to containerd, which logs what this action writes to stderr: it has no log of its own.
 fn warn(id: &str, what: &str) {
     eprintln!("containerd-shim-wasm-v1: {id}: {what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else it would say that nothing is left.
+    #[test]
+    fn the_prologue_knows_the_names_of_records() {
+        for name in Record::NAMES {
+            assert!(prologue::RECORDS.iter().any(|beginning| name.starts_with(beginning)), "{name}");
+        }
+    }
 }

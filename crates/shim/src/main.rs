@@ -21,8 +21,6 @@ mod task;
 mod wire;
 
 use args::{Action, Args};
-// The program begins there.
-use entry as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -284,7 +284,8 @@ impl Containerd {
     /// Stops it, and fails with everything that was left behind; what was left is removed.
     pub fn stop(&self) -> Result<()> {
         let namespaces = self.namespaces.lock().expect("no test panics with the lock");
-        let look = || leftovers::find(&self.dir, &config::state(&self.dir), &namespaces, &self.before, self.whose);
+        let (state, fifos) = (config::state(&self.dir), self.fifos());
+        let look = || leftovers::find(&self.dir, &state, &fifos, &namespaces, &self.before, self.whose);
         self.end(Signal::SIGTERM);
         // The shim of the last container leaves a moment after it.
         let gone = wait::until_within(wait::scaled(LEAVING), "nothing is left", || Ok(look().is_empty().then_some(())));

@@ -36,7 +36,14 @@ impl Before {
 }
 
 /// Everything that is there and should not be, one line each.
-pub fn find(dir: &Path, state: &Path, namespaces: &[String], before: &Before, whose: Whose) -> Vec<String> {
+pub fn find(
+    dir: &Path,
+    state: &Path,
+    fifos: &Path,
+    namespaces: &[String],
+    before: &Before,
+    whose: Whose,
+) -> Vec<String> {
     let mut left = Vec::new();
     for pid in process::mentioning(&dir.to_string_lossy()) {
         left.push(format!("process {pid}: {}", process::command_line(pid)));
@@ -48,8 +55,8 @@ pub fn find(dir: &Path, state: &Path, namespaces: &[String], before: &Before, wh
     {
         left.push(format!("cgroup {}", group.display()));
     }
-    for folder in [dir.join("s"), state.join("fifo"), dir.join("cache/tmp")] {
-        left.extend(tree(&folder).map(|path| format!("file {}", path.display())));
+    for folder in [&dir.join("s"), fifos, &dir.join("cache/tmp")] {
+        left.extend(tree(folder).map(|path| format!("file {}", path.display())));
     }
     for top in [state, &dir.join("root")] {
         let bundles = top.join("io.containerd.runtime.v2.task");

@@ -27,9 +27,9 @@ pub fn born(pid: i32) -> Result<u64> {
     stat(pid, 22)
 }
 
-/// How many page faults it took that needed no disk, also once it is a zombie.
+/// How many page faults it took, with and without reading a disk, also once it is a zombie.
 pub fn faults(pid: i32) -> Result<u64> {
-    stat(pid, 10)
+    Ok(stat(pid, 10)? + stat(pid, 12)?)
 }
 
 /// A field of `/proc/PID/stat` (proc_pid_stat(5)) behind the second, which is in parentheses and may hold anything.

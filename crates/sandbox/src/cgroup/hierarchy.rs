@@ -11,8 +11,8 @@ pub(super) const ALWAYS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "freez
 /// Those that a container is put into for a limit of its own. The others bound or account nothing that a guest can use.
 const FOR_LIMITS: [&str; 3] = ["cpuset", "blkio", "hugetlb"];
 
-/// Where version 2 is mounted wherever systemd or a container runtime mounts it.
-const UNIFIED: &str = "/sys/fs/cgroup";
+/// Where every distribution mounts cgroups.
+const USUAL: &str = "/sys/fs/cgroup";
 
 /// What the node has.
 #[derive(Debug)]
@@ -28,11 +28,12 @@ pub(super) enum Hierarchy {
 pub(super) struct Controllers(Vec<(&'static str, PathBuf)>);
 
 impl Hierarchy {
-    /// Reads the mount table, but where the usual place says enough: with many pods it is long. A hybrid node (version 2
-    /// mounted without controllers) counts as version 1.
+    /// Version 2 if that is what is at the usual place, whatever else is mounted: so decides runc. Else the mount table
+    /// says it, which is long where there are many pods; a hybrid node (version 2 mounted without controllers, elsewhere)
+    /// counts as version 1.
     pub(super) fn of_this_node() -> io::Result<Hierarchy> {
-        if statfs(UNIFIED).is_ok_and(|mounted| mounted.filesystem_type() == CGROUP2_SUPER_MAGIC) {
-            return Ok(Hierarchy::V2(PathBuf::from(UNIFIED)));
+        if statfs(USUAL).is_ok_and(|mounted| mounted.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+            return Ok(Hierarchy::V2(PathBuf::from(USUAL)));
         }
         Ok(parse(&fs::read_to_string("/proc/self/mounts")?))
     }
@@ -125,7 +126,7 @@ mod tests {
 
     #[test]
     fn hierarchies_of_each_kind_of_node() {
-        check("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0", &["/sys/fs/cgroup/x"]);
+        check("cgroup2 /run/cgroup cgroup2 rw 0 0", &["/run/cgroup/x"]);
         check(
             "cgroup /c/memory cgroup rw,memory 0 0\ncgroup /c/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n\
              cgroup /c/systemd cgroup rw,name=systemd 0 0\ncgroup2 /c/unified cgroup2 rw 0 0",

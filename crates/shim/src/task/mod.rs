@@ -141,6 +141,7 @@ impl Tasks {
     pub(crate) async fn start(&self, id: &str, exec: &str) -> Result<u32, TaskError> {
         let task = self.get(id)?;
         if !exec.is_empty() {
+            // Boxed, lest every start be as large.
             return Box::pin(self.start_exec(&task, task.exec(exec)?.as_ref())).await;
         }
         // Of two, one runs the hooks. The exit is not told before the start.
