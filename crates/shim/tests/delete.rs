@@ -1,4 +1,5 @@
-//! The `delete` action on what shims of other releases left: it reads their records, or touches nothing.
+//! The `delete` action on what killed shims left, also those of other releases: it reads their records, or touches nothing;
+//! and where nothing is left.
 
 use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api::DeleteResponse;

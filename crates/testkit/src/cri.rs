@@ -3,8 +3,7 @@
 
 pub mod log;
 
-use crate::containerd::pods::NAMESPACE;
-use crate::containerd::pods::PAUSE;
+use crate::containerd::pods::{NAMESPACE, PAUSE};
 use crate::image::Rootfs;
 use crate::run::{self, Output};
 use crate::{Image, Namespace, checkout, process, store, wait};
