@@ -139,11 +139,11 @@ pub fn make_mount_points(path: &Path, points: &[MountPoint]) -> Result<(), Rootf
     Ok(())
 }
 
-/// Removes mount points that [`make_mount_points`] made, unless the guest made something of them. Already gone is fine.
-pub fn remove_mount_points(path: &Path, points: &[MountPoint]) {
+/// Removes one that [`make_mount_points`] made, unless the guest made something of it. Already gone is fine. To be called
+/// in the reverse order.
+pub fn remove_mount_point(path: &Path, point: &MountPoint) {
     // A root filesystem that is gone has no mount points.
-    let Ok(root) = mounts::open_root(path) else { return };
-    for point in points.iter().rev() {
+    if let Ok(root) = mounts::open_root(path) {
         mounts::remove(&root, point);
     }
 }

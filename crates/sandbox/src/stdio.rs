@@ -5,12 +5,16 @@ use crate::logger::{self, Ends, Logger, LoggerError, Pipes};
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep};
 
 /// How long a message waits for room in a full fifo that nobody reads.
@@ -18,6 +22,10 @@ const MESSAGE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long the last output waits for a client that reads it.
 const READING_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often it is looked at first, and how long.
+const TICK: Duration = Duration::from_micros(100);
+const SOON: Duration = Duration::from_millis(2);
 
 /// Why stdio could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -142,8 +150,19 @@ impl Kept {
     /// Waits until what was written to the fifos has been read. A client that hears of the end may stop opening them
     /// (containerd's does), and what nobody holds open is lost. What stays unread is given up on.
     pub async fn until_read(&self) {
+        let is_unread = || self.outputs.iter().flatten().any(has_unread);
+        if !is_unread() {
+            return;
+        }
         let deadline = Instant::now() + READING_PATIENCE;
-        while self.outputs.iter().flatten().any(has_unread) && Instant::now() < deadline {
+        // A reader that is there takes less than the least that tokio sleeps.
+        if let Ok(clock) = clock() {
+            let soon = Instant::now() + SOON;
+            while is_unread() && Instant::now() < soon {
+                tick(&clock).await;
+            }
+        }
+        while is_unread() && Instant::now() < deadline {
             sleep(Duration::from_millis(1)).await;
         }
     }
@@ -164,6 +183,21 @@ impl Kept {
             }
         }
         Ok(())
+    }
+}
+
+/// Ticks every [`TICK`].
+fn clock() -> io::Result<AsyncFd<OwnedFd>> {
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+    timer.set(Expiration::Interval(TimeSpec::from_duration(TICK)), TimerSetTimeFlags::empty())?;
+    // SAFETY: the AsyncFd owns the descriptor, which thus stays open and the same until it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(OwnedFd::from(timer), Interest::READABLE) }?)
+}
+
+async fn tick(clock: &AsyncFd<OwnedFd>) {
+    if let Ok(mut ticked) = clock.readable().await {
+        let _ = nix::unistd::read(clock.get_ref(), &mut [0; 8]);
+        ticked.clear_ready();
     }
 }
 

@@ -119,7 +119,9 @@ fn remove_mount_points(bundle: &Path, record: &Record) -> anyhow::Result<()> {
         Err(RootfsError::Mount { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
         mounted => mounted?,
     }
-    rootfs::remove_mount_points(&root, &record.mount_points);
+    for point in record.mount_points.iter().rev() {
+        rootfs::remove_mount_point(&root, point);
+    }
     Ok(rootfs::unmount(&root)?)
 }
 

@@ -1,6 +1,6 @@
 //! What a container owns, from the moment something is owned until all is gone again.
 
-use super::hooks;
+use super::{Task, hooks, locked};
 use crate::runc::{Runc, RuncError};
 use crate::spawner::Spawner;
 use plan::{Numbering, RunPlan};
@@ -33,7 +33,7 @@ pub(crate) struct Owned {
 /// A container that was made.
 #[derive(Debug)]
 pub(crate) struct Container {
-    owned: Owned,
+    owned: Arc<Owned>,
     kind: Kind,
 }
 
@@ -92,7 +92,7 @@ impl Owned {
             }
             parents.remove();
         }
-        self.release_rootfs()?;
+        self.release_rootfs().await?;
         if let Some(record) = &self.record {
             // Before the record goes: the delete action runs them if this shim cannot.
             hooks::after_stop(spawner, id, &record.poststop, &record.told).await;
@@ -108,12 +108,14 @@ impl Owned {
         }
     }
 
-    fn release_rootfs(&self) -> Result<(), RootfsError> {
+    /// To be called again as long as it fails. Others have their turn after each step: one may wait for the disk.
+    pub(super) async fn release_rootfs(&self) -> Result<(), RootfsError> {
         if self.unmounted.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if let Some(record) = &self.record {
-            rootfs::remove_mount_points(&self.rootfs, &record.mount_points);
+        for point in self.record.iter().flat_map(|record| record.mount_points.iter().rev()) {
+            rootfs::remove_mount_point(&self.rootfs, point);
+            let_others().await;
         }
         rootfs::unmount(&self.rootfs)?;
         self.unmounted.store(true, Ordering::Relaxed);
@@ -123,7 +125,7 @@ impl Owned {
 
 impl Container {
     pub(crate) fn new(owned: Owned, kind: Kind) -> Container {
-        Container { owned, kind }
+        Container { owned: Arc::new(owned), kind }
     }
 
     pub(crate) fn cgroup(&self) -> Option<Arc<Cgroup>> {
@@ -162,16 +164,38 @@ impl Container {
         }
     }
 
-    /// Gives back what only the process needed: the root filesystem takes a millisecond, which no delete then waits for.
-    pub(crate) fn release_early(&self) {
-        // What runc keeps goes with its own delete. What fails is tried again, and told, when everything is given back.
-        if let Kind::Own { .. } = self.kind {
-            let _ = self.owned.release_rootfs();
+    /// What its end leaves to be given back at once. What runc keeps goes with its own delete.
+    fn owned_until_its_end(&self) -> Option<Arc<Owned>> {
+        match self.kind {
+            Kind::Own { .. } => Some(self.owned.clone()),
+            Kind::Linux { .. } => None,
         }
     }
 
     /// Gives everything back; see [`Owned::release`].
     pub(crate) async fn release(&self, id: &str, spawner: &Spawner) -> Result<(), ReleaseError> {
         self.owned.release(id, spawner).await
+    }
+}
+
+impl Task {
+    /// Gives back what only its processes needed: the root filesystem. What the shim holds of it goes now and the rest with
+    /// the last of them, so that what the kernel takes for that is no part of a delete.
+    pub(super) async fn release_early(&self) {
+        let_others().await;
+        let owned = locked(&self.container).as_ref().and_then(Container::owned_until_its_end);
+        if let Some(owned) = owned {
+            // What fails is tried again, and told, when everything is given back.
+            let _ = owned.release_rootfs().await;
+        }
+    }
+}
+
+/// Lets those be answered first who wait.
+async fn let_others() {
+    /// How many turns of the runtime an answer takes from its task to the socket; some more do not matter.
+    const TURNS_OF_AN_ANSWER: usize = 8;
+    for _ in 0..TURNS_OF_AN_ANSWER {
+        tokio::task::yield_now().await;
     }
 }

@@ -6,7 +6,7 @@ use super::own;
 use super::process::{Live, Process, Streams};
 use super::state::{Exit, Move, State};
 use super::watch::{self, Watched};
-use super::{CreateError, Task, TaskError, Tasks, exit_now, linux, locked};
+use super::{CreateError, Task, TaskError, Tasks, linux, locked};
 use crate::runc::RuncError;
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
 use sandbox::Orders;
@@ -103,7 +103,7 @@ impl Tasks {
             Ok(entered) => entered,
             Err(error) => {
                 tracing::warn!(process = process.name(), error = plan::one_line(&error), "exec failed");
-                let _ = process.transition(Move::End { exit: exit_now(0, NOT_STARTED) });
+                let _ = process.transition(Move::End { exit: Exit::now(0, NOT_STARTED) });
                 return Err(error.into());
             }
         };
@@ -176,7 +176,7 @@ impl Task {
         let exec = self.exec(name)?;
         match exec.begun.load(Ordering::Relaxed) {
             true => exec.process.kill(signal),
-            false => Err(exec.process.refused("not started", &Move::End { exit: exit_now(0, NOT_STARTED) })),
+            false => Err(exec.process.refused("not started", &Move::End { exit: Exit::now(0, NOT_STARTED) })),
         }
     }
 
@@ -187,9 +187,10 @@ impl Task {
             if exec.begun.swap(true, Ordering::Relaxed) {
                 return Err(process.refused(STARTING, &Move::Delete));
             }
-            process.transition(Move::End { exit: exit_now(0, 0) })?;
+            process.transition(Move::End { exit: Exit::now(0, 0) })?;
         }
         let exit = process.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
+        process.gone().await;
         process.finish_logger().await;
         locked(&self.execs).remove(name);
         Ok(exit)

@@ -32,7 +32,7 @@ use sandbox::rootfs::NodeMounts;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -269,6 +269,7 @@ impl Tasks {
         // Of two who delete, the second finds nothing.
         self.find(id)?;
         let exit = task.main.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
+        task.main.gone().await;
         task.main.finish_logger().await;
         let container = locked(&task.container).take();
         if let Some(container) = container
@@ -387,11 +388,6 @@ impl Task {
         }
         Ok(self.main.transition(step)?.pid().unwrap_or_default())
     }
-}
-
-/// The end of a task, as of now.
-fn exit_now(pid: u32, code: u32) -> Exit {
-    Exit { pid, code, at: SystemTime::now() }
 }
 
 /// One thread holds these locks, for moments: a panic in between leaves nothing half done.

@@ -47,6 +47,8 @@ pub(crate) struct Process {
     state: Mutex<State>,
     /// Whether it was sent SIGKILL.
     killed: AtomicBool,
+    /// Whether nothing is left of it in the kernel.
+    gone: AtomicBool,
     /// Says when the state changed.
     changes: channel::Sender<()>,
     live: Mutex<Option<Live>>,
@@ -82,6 +84,7 @@ impl Process {
             streams,
             state: Mutex::new(state),
             killed: AtomicBool::default(),
+            gone: AtomicBool::default(),
             changes: channel::Sender::new(()),
             live: Mutex::default(),
             size: Mutex::default(),
@@ -186,6 +189,19 @@ impl Process {
             // The sender is a part of this process, so the channel is open.
             changes.changed().await.map_err(|_| TaskError::Cancelled)?;
         }
+    }
+
+    /// Says that nothing is left of it.
+    pub(super) fn bury(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+        self.tell();
+    }
+
+    /// Waits until nothing is left of it. One that was never made is never buried.
+    pub(super) async fn gone(&self) {
+        let mut changes = self.changes();
+        let is_here = || self.child().is_some() && !self.gone.load(Ordering::Relaxed);
+        while is_here() && changes.changed().await.is_ok() {}
     }
 
     /// Waits until it is given up while it is created, or deleted.

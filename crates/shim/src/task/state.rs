@@ -52,6 +52,13 @@ pub(crate) enum Move {
     KeepAfterFailure,
 }
 
+impl Exit {
+    /// An end as of this moment.
+    pub(super) fn now(pid: u32, code: u32) -> Exit {
+        Exit { pid, code, at: SystemTime::now() }
+    }
+}
+
 impl State {
     /// The state after `step`, or the name of this state if it does not allow the step.
     pub(crate) fn after(&self, step: &Move) -> Result<State, &'static str> {

@@ -1,25 +1,24 @@
-//! The end of a process: awaited, explained, told in the order OOM, exit.
+//! The end of a process: awaited, explained, told in the order OOM, exit. A process of the shim's own says how it ends once
+//! its guest is gone; what is left of it then, some 1 ms of the kernel's work, is waited for by delete alone.
 
+use super::Task;
 use super::process::Process;
 use super::state::{Exit, Move};
 use super::termination::TerminationFile;
-use super::{Task, exit_now, locked};
 use crate::events::Publisher;
 use crate::wire::timestamp;
 use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use plan::{ExitStatus, FORBIDDEN_CALL, Report, Termination};
 use protobuf::MessageField;
-use sandbox::Ended;
 use sandbox::cgroup::{OomKill, OomWatch};
 use sandbox::channel::Reports;
 use sandbox::stdio::Kept;
+use sandbox::{Child, Ended};
 use std::convert::Infallible;
 use std::sync::Arc;
 
 /// SIGKILL.
 const KILL: i32 = 9;
-/// How many turns of the runtime an answer takes from its task to the socket; some more do not matter.
-const TURNS_OF_AN_ANSWER: usize = 8;
 
 /// A process whose end is awaited.
 pub(super) struct Watched {
@@ -30,35 +29,58 @@ pub(super) struct Watched {
     pub(super) termination_file: Option<TerminationFile>,
 }
 
+/// How the end of a process was heard of.
+enum End {
+    /// It said so itself, and was killed lest it should go on.
+    Said(ExitStatus),
+    /// It is gone.
+    Seen(Ended),
+}
+
 /// Waits for the end of a process and tells everybody.
 pub(super) async fn watch(task: Arc<Task>, watched: Watched, publisher: Publisher) {
+    let process = watched.process.clone();
+    if let Some(child) = process.child() {
+        let end = tell_of(&task, &child, watched, &publisher).await;
+        if process.is_first() {
+            task.release_early().await;
+        }
+        if let End::Said(_) = end {
+            let _ = child.wait().await;
+        }
+    }
+    process.bury();
+}
+
+async fn tell_of(task: &Task, child: &Child, watched: Watched, publisher: &Publisher) -> End {
     let Watched { process, reports, memory_limit_bytes, termination_file } = watched;
-    let Some(child) = process.child() else { return };
     let cgroup = task.cgroup().ok().filter(|_| process.is_first());
     let mut oom = cgroup.map(OomWatch::of);
     let is_own = reports.is_some();
-    let said_and_ended = async {
-        let said = match reports {
-            Some(reports) => last_words(process.id(), reports).await,
-            None => None,
-        };
-        (said, child.wait().await.unwrap_or(Ended::Signal(KILL)))
+    let heard = async {
+        if let Some(reports) = reports
+            && let Some(said) = last_words(process.id(), reports).await
+        {
+            child.kill();
+            return End::Said(said);
+        }
+        End::Seen(child.wait().await.unwrap_or(Ended::Signal(KILL)))
     };
-    let (said, ended) = tokio::select! {
-        ended = said_and_ended => ended,
+    let end = tokio::select! {
+        end = heard => end,
         never = follow(&mut oom) => match never {},
     };
     let mut of_others = None;
-    let status = match (said, ended, oom) {
-        (Some(said), ..) => said,
-        (None, Ended::Signal(KILL), Some(oom)) => killed(oom.verdict().await, memory_limit_bytes),
-        (None, ended, _) if is_own => without_word(ended),
-        (None, ended, oom) => {
+    let status = match (&end, oom) {
+        (End::Said(said), _) => said.clone(),
+        (End::Seen(Ended::Signal(KILL)), Some(oom)) => killed(oom.verdict().await, memory_limit_bytes),
+        (End::Seen(ended), _) if is_own => without_word(*ended),
+        (End::Seen(ended), oom) => {
             // A child of the first process may have been the kernel's choice.
             if let Some(oom) = oom {
                 of_others = oom.verdict().await;
             }
-            as_it_is(ended)
+            as_it_is(*ended)
         }
     };
     if process.is_first() {
@@ -79,21 +101,15 @@ pub(super) async fn watch(task: Arc<Task>, watched: Watched, publisher: Publishe
     kept.until_read().await;
     // Closed before the exit is told: clients read to the end of the output before they delete.
     drop(kept);
-    let exit = exit_now(child.pid(), termination.code);
+    let exit = Exit::now(child.pid(), termination.code);
     {
         // Not before the start of what runc runs; what is ours does not run before its start was told.
         let _starting = if is_own { None } else { Some(task.starting.lock().await) };
-        publish(&publisher, &process, &termination, exit);
+        publish(publisher, &process, &termination, exit);
         // The move cannot fail: only the end of its process ends it.
         let _ = process.transition(Move::End { exit });
     }
-    // Who waits is answered first.
-    for _ in 0..TURNS_OF_AN_ANSWER {
-        tokio::task::yield_now().await;
-    }
-    if let Some(container) = locked(&task.container).as_ref().filter(|_| process.is_first()) {
-        container.release_early();
-    }
+    end
 }
 
 /// Writes why a container failed to its stderr and its termination file; the log has it from the caller.
@@ -106,20 +122,19 @@ pub(super) async fn explain(id: &str, kept: &Kept, termination_file: Option<&Ter
     }
 }
 
-/// Reads what the process says until it is gone; returns how it said it ended.
+/// Reads what the process says until it says how it ends, or is gone.
 async fn last_words(id: &str, mut reports: Reports) -> Option<ExitStatus> {
-    let mut status = None;
     loop {
         match reports.next().await {
             Ok(Some(Report::GrowthRefused { limit_bytes })) => {
                 tracing::warn!(id, limit_bytes, "a growth of the guest's memory was refused");
             }
-            Ok(Some(Report::Exited(exited))) => status = Some(exited),
+            Ok(Some(Report::Exited(exited))) => return Some(exited),
             Ok(Some(report)) => tracing::warn!(id, ?report, "the container process said something out of turn"),
-            Ok(None) => return status,
+            Ok(None) => return None,
             Err(error) => {
                 tracing::warn!(id, error = plan::one_line(&error), "the container process is not understood");
-                return status;
+                return None;
             }
         }
     }
