@@ -71,6 +71,7 @@ pub(crate) struct Publisher {
 
 #[derive(Debug)]
 enum Item {
+    Connect,
     Event(Box<Envelope>),
     Flush(oneshot::Sender<()>),
 }
@@ -96,6 +97,11 @@ impl Publisher {
         let _ = self.queue.send(Item::Event(Box::new(envelope)));
     }
 
+    /// Connects to containerd, if it is not: for moments in which nothing else is to be done.
+    pub(crate) fn connect(&self) {
+        let _ = self.queue.send(Item::Connect);
+    }
+
     /// Waits until all that is queued is delivered.
     pub(crate) async fn flush(&self) {
         let (done, wait) = oneshot::channel();
@@ -110,6 +116,9 @@ async fn deliver(address: String, mut items: mpsc::UnboundedReceiver<Item>) {
     let mut connection = None;
     while let Some(item) = items.recv().await {
         match item {
+            // What fails is tried again with the next event.
+            Item::Connect if connection.is_none() => connection = connect(&address).await,
+            Item::Connect => {}
             Item::Event(envelope) => {
                 let mut request = ForwardRequest::new();
                 request.envelope = MessageField::some(*envelope);
@@ -120,13 +129,17 @@ async fn deliver(address: String, mut items: mpsc::UnboundedReceiver<Item>) {
     }
 }
 
+async fn connect(address: &str) -> Option<EventsClient> {
+    Client::connect(address).await.ok().map(EventsClient::new)
+}
+
 /// Tries until containerd took the event, or refused it by word.
 async fn forward(address: &str, connection: &mut Option<EventsClient>, request: &ForwardRequest) {
     let mut pause = FIRST_PAUSE;
     loop {
         let client = match connection.take() {
             Some(client) => Some(client),
-            None => Client::connect(address).await.ok().map(EventsClient::new),
+            None => connect(address).await,
         };
         if let Some(client) = client {
             match timeout(PATIENCE, client.forward(context::with_duration(PATIENCE), request)).await {

@@ -2,8 +2,8 @@
 
 use super::{CgroupError, Version};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// The hierarchies that every container is put into under version 1.
@@ -11,6 +11,8 @@ pub(super) const ALWAYS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "freez
 /// Those that a container is put into for a limit of its own. The others bound or account nothing that a guest can use.
 const FOR_LIMITS: [&str; 3] = ["cpuset", "blkio", "hugetlb"];
 
+/// As long as most mount tables at most, bytes.
+const PAGES: usize = 16 << 10;
 /// Where every distribution mounts cgroups.
 const USUAL: &str = "/sys/fs/cgroup";
 
@@ -35,7 +37,10 @@ impl Hierarchy {
         if statfs(USUAL).is_ok_and(|mounted| mounted.filesystem_type() == CGROUP2_SUPER_MAGIC) {
             return Ok(Hierarchy::V2(PathBuf::from(USUAL)));
         }
-        Ok(parse(&fs::read_to_string("/proc/self/mounts")?))
+        // At once: the kernel writes it anew for each piece that is asked for.
+        let mut mounts = String::with_capacity(PAGES);
+        File::open("/proc/self/mounts")?.read_to_string(&mut mounts)?;
+        Ok(parse(&mounts))
     }
 
     /// Which version it is.

@@ -189,7 +189,8 @@ impl Room {
     ) -> Result<(Child, Channel), Confining> {
         let plan = &self.plan;
         let (child, mut channel) = self.fork(tasks, artifact).await?;
-        // While the process makes itself ready.
+        // For the event to come, and the record: while the process makes itself ready.
+        tasks.publisher.connect();
         if let Err(error) = owned.name_process(child.pid()) {
             child.end().await;
             return Err(Confining::Failed(error.into()));
