@@ -2,10 +2,13 @@
 
 use crate::Cases;
 use crate::output::image_of;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use containerd_client::services::v1 as services;
+use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 use testkit::api::Event;
@@ -16,6 +19,7 @@ pub(crate) const CASES: Cases = cases![
     crate::lifecycle::events_come_in_order,
     crate::lifecycle::states_follow_each_other,
     crate::lifecycle::two_clients_wait,
+    crate::lifecycle::a_delete_waits_for_the_process,
     crate::lifecycle::a_second_create_is_refused,
     crate::lifecycle::a_second_start_is_refused,
     crate::lifecycle::a_running_task_is_not_deleted,
@@ -75,6 +79,38 @@ fn two_clients_wait(node: &Namespace) -> Result<()> {
     // And one who comes late.
     ensure!(task.wait()?.code == 7, "a late wait differs");
     task.finish()?;
+    Ok(())
+}
+
+/// The kernel takes its time to end a process; one that is traced waits for its tracer.
+fn a_delete_waits_for_the_process(node: &Namespace) -> Result<()> {
+    const TERM: i32 = 15;
+    let image = image_of(node, "p1_sleep.wat")?;
+    let task = node.task(&image).create()?;
+    task.start_until("sleeping\n")?;
+    let pid = Pid::from_raw(task.pid);
+    ptrace::seize(pid, Options::PTRACE_O_TRACEEXIT)?;
+    task.kill(TERM)?;
+    loop {
+        match waitpid(pid, None)? {
+            WaitStatus::Stopped(_, signal) => ptrace::cont(pid, signal)?,
+            WaitStatus::PtraceEvent(_, _, event) if event == ptrace::Event::PTRACE_EVENT_EXIT as i32 => break,
+            other => bail!("{other:?}"),
+        }
+    }
+    let ended = task.wait()?;
+    ensure!(ended.code == 143 && process::exists(task.pid), "{ended:?}");
+    let (deleted, hears) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| deleted.send(node.api().map(|api| api.delete_task(&task.id))));
+        let early = hears.recv_timeout(Duration::from_millis(500));
+        ensure!(early.is_err(), "deleted beside its process: {early:?}");
+        ptrace::detach(pid, None)?;
+        let end = hears.recv()???;
+        ensure!(end.code == 143 && !process::exists(task.pid), "{end:?}");
+        Ok(())
+    })?;
+    task.api.delete_container(&task.id)?;
     Ok(())
 }
 
