@@ -246,8 +246,9 @@ pub struct Confined {
 }
 
 impl Confined {
-    /// Reports that all is ready and waits for the order to start. A signal or a shim that hangs up ends the process.
-    pub fn wait_for_start(&mut self) {
+    /// Reports that all is ready and waits for the order to start; gives how to end if a signal comes instead. A shim that
+    /// hangs up ends the process.
+    pub fn wait_for_start(&mut self) -> Option<ExitStatus> {
         if self.channel.try_report(&Report::Ready).is_err() {
             // Nobody would order it to start.
             syscall::exit_now(1);
@@ -261,13 +262,13 @@ impl Confined {
             let [signalled, ordered] = fds.map(|fd| fd.any().unwrap_or(false));
             let mut signal = [0];
             if signalled && nix::unistd::read(&self.signals, &mut signal) == Ok(1) {
-                self.end(ExitStatus::Signal(i32::from(signal[0])));
+                return Some(ExitStatus::Signal(i32::from(signal[0])));
             }
             if ordered {
                 if !self.channel.wait_for_go() {
                     syscall::exit_now(1);
                 }
-                return;
+                return None;
             }
         }
     }
@@ -282,8 +283,11 @@ impl Confined {
         self.channel.fail(failure)
     }
 
-    /// Reports how the guest ended, and ends the process.
+    /// Reports how the guest ended, and ends the process. Who reads the guest's output sees its end before.
     pub fn end(&mut self, status: ExitStatus) -> ! {
+        for stream in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+            let _ = nix::unistd::close(stream);
+        }
         let code = status.termination().code;
         self.channel.report(&Report::Exited(status));
         syscall::exit_now(code.cast_signed())

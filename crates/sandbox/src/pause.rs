@@ -19,8 +19,7 @@ pub fn run(mut inside: Inside<'_>) -> ! {
         inside.fail(Failure::Message(format!("ignore the ends of orphans: {errno}")));
     }
     let (mut confined, signals) = inside.confine(|| {});
-    confined.wait_for_start();
-    let status = wait(&signals);
+    let status = confined.wait_for_start().unwrap_or_else(|| wait(&signals));
     confined.end(status)
 }
 

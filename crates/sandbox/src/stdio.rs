@@ -23,9 +23,10 @@ const MESSAGE_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the last output waits for a client that reads it.
 const READING_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How often it is looked at first, and how long.
-const TICK: Duration = Duration::from_micros(100);
+/// How long it is looked for a reader that is already there, who takes less than the millisecond that tokio counts in.
 const SOON: Duration = Duration::from_millis(2);
+/// How often that is.
+const TICK: Duration = Duration::from_micros(100);
 
 /// Why stdio could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -155,12 +156,9 @@ impl Kept {
             return;
         }
         let deadline = Instant::now() + READING_PATIENCE;
-        // A reader that is there takes less than the least that tokio sleeps.
         if let Ok(clock) = clock() {
             let soon = Instant::now() + SOON;
-            while is_unread() && Instant::now() < soon {
-                tick(&clock).await;
-            }
+            while is_unread() && Instant::now() < soon && tick(&clock).await.is_ok() {}
         }
         while is_unread() && Instant::now() < deadline {
             sleep(Duration::from_millis(1)).await;
@@ -194,11 +192,11 @@ fn clock() -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(OwnedFd::from(timer), Interest::READABLE) }?)
 }
 
-async fn tick(clock: &AsyncFd<OwnedFd>) {
-    if let Ok(mut ticked) = clock.readable().await {
-        let _ = nix::unistd::read(clock.get_ref(), &mut [0; 8]);
-        ticked.clear_ready();
-    }
+async fn tick(clock: &AsyncFd<OwnedFd>) -> io::Result<()> {
+    let mut ticked = clock.readable().await?;
+    let _ = nix::unistd::read(clock.get_ref(), &mut [0; 8]);
+    ticked.clear_ready();
+    Ok(())
 }
 
 /// Whether a fifo, which is kept open in both directions, has something to read. Files and pipes of loggers have not.
@@ -265,7 +263,7 @@ mod tests {
         let names = Names { namespace: "n", id: "i", stdin: "", stdout: &stdout, stderr: &stderr };
         let (Stdio { kept, child }, _) = Stdio::open(&names).unwrap();
         let [_, out, err] = child.map(File::from);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             (&err).write_all(b"in a file").unwrap();
             timeout(READING_PATIENCE / 2, kept.until_read()).await.unwrap();

@@ -38,6 +38,7 @@ pub(crate) fn refusal(error: &TaskError) -> Error {
         | TaskError::Runc(_)
         | TaskError::Start { .. }
         | TaskError::Release { .. }
+        | TaskError::Ending(_)
         | TaskError::Cancelled => Code::INTERNAL,
         TaskError::NotBuilt(_) => Code::UNIMPLEMENTED,
     };

@@ -11,8 +11,8 @@ pub(super) const ALWAYS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "freez
 /// Those that a container is put into for a limit of its own. The others bound or account nothing that a guest can use.
 const FOR_LIMITS: [&str; 3] = ["cpuset", "blkio", "hugetlb"];
 
-/// As long as most mount tables at most, bytes.
-const PAGES: usize = 16 << 10;
+/// Room for the mount table of most nodes, bytes.
+const MOUNT_TABLE: usize = 16 << 10;
 /// Where every distribution mounts cgroups.
 const USUAL: &str = "/sys/fs/cgroup";
 
@@ -37,8 +37,8 @@ impl Hierarchy {
         if statfs(USUAL).is_ok_and(|mounted| mounted.filesystem_type() == CGROUP2_SUPER_MAGIC) {
             return Ok(Hierarchy::V2(PathBuf::from(USUAL)));
         }
-        // At once: the kernel writes it anew for each piece that is asked for.
-        let mut mounts = String::with_capacity(PAGES);
+        // With room for it, lest it is read in pieces that begin with 32 bytes.
+        let mut mounts = String::with_capacity(MOUNT_TABLE);
         File::open("/proc/self/mounts")?.read_to_string(&mut mounts)?;
         Ok(parse(&mounts))
     }

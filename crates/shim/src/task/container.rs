@@ -164,8 +164,8 @@ impl Container {
         }
     }
 
-    /// What its end leaves to be given back at once. What runc keeps goes with its own delete.
-    fn owned_until_its_end(&self) -> Option<Arc<Owned>> {
+    /// Whose root filesystem is given back when it has ended. What runc keeps goes with its own delete.
+    fn to_release_early(&self) -> Option<Arc<Owned>> {
         match self.kind {
             Kind::Own { .. } => Some(self.owned.clone()),
             Kind::Linux { .. } => None,
@@ -179,11 +179,11 @@ impl Container {
 }
 
 impl Task {
-    /// Gives back what only its processes needed: the root filesystem. What the shim holds of it goes now and the rest with
-    /// the last of them, so that what the kernel takes for that is no part of a delete.
+    /// Gives back what only its processes needed: what the shim holds of the root filesystem. The rest goes with the last of
+    /// them. Done while containerd asks for the delete.
     pub(super) async fn release_early(&self) {
         let_others().await;
-        let owned = locked(&self.container).as_ref().and_then(Container::owned_until_its_end);
+        let owned = locked(&self.container).as_ref().and_then(Container::to_release_early);
         if let Some(owned) = owned {
             // What fails is tried again, and told, when everything is given back.
             let _ = owned.release_rootfs().await;

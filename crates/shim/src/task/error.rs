@@ -29,6 +29,8 @@ pub(crate) enum TaskError {
     BeingCreated(String),
     #[error("{0} has ended")]
     Finished(String),
+    #[error("{0} has ended, and the kernel still holds it 10 s after it was killed: a volume may not answer")]
+    Ending(String),
     #[error("{process} is {from}, which does not allow to {action}")]
     Move { process: String, from: &'static str, action: &'static str },
     #[error("{0} has no terminal")]

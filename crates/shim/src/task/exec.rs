@@ -189,8 +189,8 @@ impl Task {
             }
             process.transition(Move::End { exit: Exit::now(0, 0) })?;
         }
+        process.gone().await?;
         let exit = process.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
-        process.gone().await;
         process.finish_logger().await;
         locked(&self.execs).remove(name);
         Ok(exit)

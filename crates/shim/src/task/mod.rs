@@ -264,12 +264,12 @@ impl Tasks {
             let _ = task.main.kill(KILL);
             task.main.exit().await?;
         }
+        task.main.gone().await?;
         // An update that waits for systemd must not make anew what is removed here.
         let _one_at_a_time = task.changing.lock().await;
         // Of two who delete, the second finds nothing.
         self.find(id)?;
         let exit = task.main.transition(Move::Delete)?.exit().ok_or(TaskError::Cancelled)?;
-        task.main.gone().await;
         task.main.finish_logger().await;
         let container = locked(&task.container).take();
         if let Some(container) = container
@@ -380,13 +380,15 @@ impl Task {
     async fn freeze(&self, wanted: Freeze, step: Move) -> Result<u32, TaskError> {
         let _one_at_a_time = self.changing.lock().await;
         self.main.state().after(&step).map_err(|from| self.main.refused(from, &step))?;
-        let failed = |source| TaskError::Cgroup { id: self.request.id.clone(), action: step.name(), source };
+        let action = step.name();
+        let failed = |source| TaskError::Cgroup { id: self.request.id.clone(), action, source };
         self.cgroup()?.freeze(wanted).await.map_err(failed)?;
-        // It may have been killed meanwhile: by the kernel, or by a signal that it meets when it goes on.
-        if self.main.is_killed() {
+        let moved = self.main.transition(step);
+        // It may have ended meanwhile, or been killed by a signal that it meets when it goes on.
+        if moved.is_err() || self.main.is_killed() {
             self.cgroup()?.thaw().map_err(failed)?;
         }
-        Ok(self.main.transition(step)?.pid().unwrap_or_default())
+        Ok(moved?.pid().unwrap_or_default())
     }
 }
 

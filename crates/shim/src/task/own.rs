@@ -189,7 +189,7 @@ impl Room {
     ) -> Result<(Child, Channel), Confining> {
         let plan = &self.plan;
         let (child, mut channel) = self.fork(tasks, artifact).await?;
-        // For the event to come, and the record: while the process makes itself ready.
+        // While the process makes itself ready, for the event to come.
         tasks.publisher.connect();
         if let Err(error) = owned.name_process(child.pid()) {
             child.end().await;
@@ -294,7 +294,11 @@ fn run_guest(mut inside: Inside<'_>, host: &Host, cached: &Artifact) {
         Ok(guest) => guest,
         Err(failure) => confined.fail(failure),
     };
-    confined.wait_for_start();
+    if let Some(status) = confined.wait_for_start() {
+        // With its address and its files, before that is told.
+        drop(guest);
+        confined.end(status);
+    }
     let status = guest.run(&mut |report| confined.report(&report));
     confined.end(status)
 }

@@ -2,7 +2,7 @@
 
 use super::output::RunningLogger;
 use super::state::{Exit, Move, State};
-use super::{TaskError, locked};
+use super::{Task, TaskError, locked};
 use sandbox::Child;
 use sandbox::console::{Console, Size};
 use sandbox::stdio::Kept;
@@ -10,10 +10,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::watch as channel;
+use tokio::time::timeout;
 
 /// SIGKILL.
 pub(super) const KILL: u32 = 9;
+/// How long the kernel may take to end a process. A file system that does not answer can hold one up for ever.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// Where a process's standard streams are, by containerd's names.
 #[derive(Debug, Clone, Default)]
@@ -49,7 +53,7 @@ pub(crate) struct Process {
     killed: AtomicBool,
     /// Whether nothing is left of it in the kernel.
     gone: AtomicBool,
-    /// Says when the state changed.
+    /// Says when the state changed, or nothing is left of it.
     changes: channel::Sender<()>,
     live: Mutex<Option<Live>>,
     /// The size of its terminal, as it was asked for last.
@@ -197,11 +201,27 @@ impl Process {
         self.tell();
     }
 
-    /// Waits until nothing is left of it. One that was never made is never buried.
-    pub(super) async fn gone(&self) {
+    /// Waits until nothing is left of one that has ended. One that was never made has no child, and is never buried.
+    pub(super) async fn gone(&self) -> Result<(), TaskError> {
         let mut changes = self.changes();
-        let is_here = || self.child().is_some() && !self.gone.load(Ordering::Relaxed);
-        while is_here() && changes.changed().await.is_ok() {}
+        let is_ending = || {
+            let has_ended = self.child().is_some() && self.state().exit().is_some();
+            has_ended && !self.gone.load(Ordering::Relaxed)
+        };
+        let gone = async { while is_ending() && changes.changed().await.is_ok() {} };
+        timeout(ENDING, gone).await.map_err(|_| TaskError::Ending(self.name()))
+    }
+
+    /// Ends one that has said how it ends, lest any of its threads should go on; also where all of its container is stopped.
+    pub(super) fn finish(&self, task: &Task) {
+        self.killed.store(true, Ordering::Relaxed);
+        if let Some(child) = self.child() {
+            child.kill();
+        }
+        if let (State::Paused { .. }, Ok(cgroup)) = (self.state(), task.cgroup()) {
+            // What fails is tried again when the cgroup is removed.
+            let _ = cgroup.thaw();
+        }
     }
 
     /// Waits until it is given up while it is created, or deleted.

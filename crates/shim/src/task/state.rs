@@ -15,7 +15,7 @@ pub(crate) enum State {
     Running { pid: u32 },
     /// All of the container is stopped until it is resumed.
     Paused { pid: u32 },
-    /// The container process has ended.
+    /// The guest has ended, and maybe its process too.
     Stopped { exit: Exit },
     /// What it owned is being removed.
     Deleting { exit: Exit },
@@ -44,7 +44,7 @@ pub(crate) enum Move {
     Pause,
     /// Resume was asked for.
     Resume,
-    /// The container process ended.
+    /// The guest ended.
     End { exit: Exit },
     /// Delete was asked for.
     Delete,

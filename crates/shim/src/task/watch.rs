@@ -1,5 +1,5 @@
-//! The end of a process: awaited, explained, told in the order OOM, exit. A process of the shim's own says how it ends once
-//! its guest is gone; what is left of it then, some 1 ms of the kernel's work, is waited for by delete alone.
+//! The end of a process: awaited, explained, told in the order OOM, exit. A process of the shim's own says how its guest
+//! ended. That is told at once; what the kernel takes to end the process itself, some 1 ms, is waited for by delete.
 
 use super::Task;
 use super::process::Process;
@@ -40,6 +40,7 @@ enum End {
 /// Waits for the end of a process and tells everybody.
 pub(super) async fn watch(task: Arc<Task>, watched: Watched, publisher: Publisher) {
     let process = watched.process.clone();
+    let _buried = Burial(&process);
     if let Some(child) = process.child() {
         let end = tell_of(&task, &child, watched, &publisher).await;
         if process.is_first() {
@@ -49,7 +50,15 @@ pub(super) async fn watch(task: Arc<Task>, watched: Watched, publisher: Publishe
             let _ = child.wait().await;
         }
     }
-    process.bury();
+}
+
+/// Buries its process when it is dropped, also by a panic: a delete waits for that.
+struct Burial<'a>(&'a Process);
+
+impl Drop for Burial<'_> {
+    fn drop(&mut self) {
+        self.0.bury();
+    }
 }
 
 async fn tell_of(task: &Task, child: &Child, watched: Watched, publisher: &Publisher) -> End {
@@ -61,7 +70,7 @@ async fn tell_of(task: &Task, child: &Child, watched: Watched, publisher: &Publi
         if let Some(reports) = reports
             && let Some(said) = last_words(process.id(), reports).await
         {
-            child.kill();
+            process.finish(task);
             return End::Said(said);
         }
         End::Seen(child.wait().await.unwrap_or(Ended::Signal(KILL)))

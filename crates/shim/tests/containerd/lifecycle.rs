@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 use testkit::api::Event;
 use testkit::guests::{self, Work};
+use testkit::task::Task;
 use testkit::{Containerd, Image, Namespace, cases, process, wait};
 
 pub(crate) const CASES: Cases = cases![
@@ -82,36 +83,39 @@ fn two_clients_wait(node: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// The kernel takes its time to end a process; one that is traced waits for its tracer.
+/// Nobody else reaps a process that is traced before its tracer does.
 fn a_delete_waits_for_the_process(node: &Namespace) -> Result<()> {
     const TERM: i32 = 15;
     let image = image_of(node, "p1_sleep.wat")?;
     let task = node.task(&image).create()?;
     task.start_until("sleeping\n")?;
+    // A thread lets go of what it traces when it ends, also by a failure.
+    thread::scope(|scope| scope.spawn(|| end_a_traced(node, &task, TERM)).join().expect("it returns errors"))?;
+    ensure!(!process::all().contains(&task.pid), "process {} is there", task.pid);
+    task.api.delete_container(&task.id)?;
+    Ok(())
+}
+
+fn end_a_traced(node: &Namespace, task: &Task, signal: i32) -> Result<()> {
     let pid = Pid::from_raw(task.pid);
-    ptrace::seize(pid, Options::PTRACE_O_TRACEEXIT)?;
-    task.kill(TERM)?;
-    loop {
-        match waitpid(pid, None)? {
-            WaitStatus::Stopped(_, signal) => ptrace::cont(pid, signal)?,
-            WaitStatus::PtraceEvent(_, _, event) if event == ptrace::Event::PTRACE_EVENT_EXIT as i32 => break,
-            other => bail!("{other:?}"),
-        }
-    }
+    ptrace::seize(pid, Options::empty())?;
+    task.kill(signal)?;
+    let stopped = waitpid(pid, None)?;
+    let WaitStatus::Stopped(_, signal) = stopped else { bail!("{stopped:?}") };
+    ptrace::cont(pid, signal)?;
     let ended = task.wait()?;
-    ensure!(ended.code == 143 && process::exists(task.pid), "{ended:?}");
+    ensure!(ended.code == 143 && process::status(task.pid).is_ok(), "{ended:?}");
     let (deleted, hears) = mpsc::channel();
     thread::scope(|scope| {
         scope.spawn(|| deleted.send(node.api().map(|api| api.delete_task(&task.id))));
         let early = hears.recv_timeout(Duration::from_millis(500));
+        // Before anything fails: the other thread is waited for.
+        waitpid(pid, None)?;
         ensure!(early.is_err(), "deleted beside its process: {early:?}");
-        ptrace::detach(pid, None)?;
         let end = hears.recv()???;
-        ensure!(end.code == 143 && !process::exists(task.pid), "{end:?}");
+        ensure!(end.code == 143, "{end:?}");
         Ok(())
-    })?;
-    task.api.delete_container(&task.id)?;
-    Ok(())
+    })
 }
 
 fn a_second_create_is_refused(node: &Namespace) -> Result<()> {
