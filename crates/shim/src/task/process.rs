@@ -218,9 +218,14 @@ impl Process {
         if let Some(child) = self.child() {
             child.kill();
         }
-        if let (State::Paused { .. }, Ok(cgroup)) = (self.state(), task.cgroup()) {
-            // What fails is tried again when the cgroup is removed.
-            let _ = cgroup.thaw();
+        if let (State::Paused { .. }, Ok(cgroup)) = (self.state(), task.cgroup())
+            && let Err(error) = cgroup.thaw()
+        {
+            tracing::warn!(
+                id = self.container,
+                error = plan::one_line(&error),
+                "a paused container that has ended stays"
+            );
         }
     }
 
