@@ -1,6 +1,6 @@
 //! What a container owns, from the moment something is owned until all is gone again.
 
-use super::{Task, hooks, locked};
+use super::{State, Task, TaskError, hooks, locked};
 use crate::runc::{Runc, RuncError};
 use crate::spawner::Spawner;
 use plan::{Numbering, RunPlan};
@@ -179,6 +179,12 @@ impl Container {
 }
 
 impl Task {
+    /// Has a paused container go on: what was killed dies then only.
+    pub(super) fn go_on_to_die(&self) -> Result<(), TaskError> {
+        let (State::Paused { .. }, Ok(cgroup)) = (self.main.state(), self.cgroup()) else { return Ok(()) };
+        cgroup.thaw().map_err(|source| TaskError::Cgroup { id: self.request.id.clone(), action: "thaw", source })
+    }
+
     /// Gives back what only its processes needed: what the shim holds of the root filesystem. The rest goes with the last of
     /// them. Done while containerd asks for the delete.
     pub(super) async fn release_early(&self) {

@@ -185,16 +185,13 @@ impl Tasks {
             return task.kill_exec(exec, signal);
         }
         task.main.kill(signal)?;
-        let cgroup = task.cgroup();
-        let failed = |action| move |source| TaskError::Cgroup { id: id.to_owned(), action, source };
-        if let (Whom::All, Ok(cgroup)) = (whom, &cgroup) {
+        if let (Whom::All, Ok(cgroup)) = (whom, task.cgroup()) {
             cgroup.signal_others(signal, task.main.state().pid());
         }
-        if let (State::Paused { .. }, KILL, Ok(cgroup)) = (task.main.state(), signal, cgroup) {
-            // A paused process dies when it goes on.
-            cgroup.thaw().map_err(failed("thaw"))?;
+        match signal {
+            KILL => task.go_on_to_die(),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The processes of a container, as the node numbers them.

@@ -214,18 +214,13 @@ impl Process {
 
     /// Ends one that has said how it ends, lest any of its threads should go on; also where all of its container is stopped.
     pub(super) fn finish(&self, task: &Task) {
-        self.killed.store(true, Ordering::Relaxed);
-        if let Some(child) = self.child() {
-            child.kill();
-        }
-        if let (State::Paused { .. }, Ok(cgroup)) = (self.state(), task.cgroup())
-            && let Err(error) = cgroup.thaw()
+        // It may be gone already.
+        let _ = self.kill(KILL);
+        if self.is_first()
+            && let Err(error) = task.go_on_to_die()
         {
-            tracing::warn!(
-                id = self.container,
-                error = plan::one_line(&error),
-                "a paused container that has ended stays"
-            );
+            let id = &self.container;
+            tracing::warn!(id, error = plan::one_line(&error), "a paused container that has ended stays");
         }
     }
 

@@ -115,7 +115,7 @@ async fn tell_of(task: &Task, child: &Child, watched: Watched, publisher: &Publi
         // Not before the start of what runc runs; what is ours does not run before its start was told.
         let _starting = if is_own { None } else { Some(task.starting.lock().await) };
         publish(publisher, &process, &termination, exit);
-        // The move cannot fail: only the end of its process ends it.
+        // The move cannot fail: nothing else ends it.
         let _ = process.transition(Move::End { exit });
     }
     end

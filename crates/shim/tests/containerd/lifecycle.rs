@@ -21,6 +21,7 @@ pub(crate) const CASES: Cases = cases![
     crate::lifecycle::states_follow_each_other,
     crate::lifecycle::two_clients_wait,
     crate::lifecycle::a_delete_waits_for_the_process,
+    crate::lifecycle::a_delete_says_what_it_waits_for,
     crate::lifecycle::a_second_create_is_refused,
     crate::lifecycle::a_second_start_is_refused,
     crate::lifecycle::a_running_task_is_not_deleted,
@@ -83,39 +84,60 @@ fn two_clients_wait(node: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// Nobody else reaps a process that is traced before its tracer does.
 fn a_delete_waits_for_the_process(node: &Namespace) -> Result<()> {
+    held_at_its_end(node, |task, reap| {
+        let (deleted, hears) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| deleted.send(node.api().map(|api| api.delete_task(&task.id))));
+            let early = hears.recv_timeout(Duration::from_millis(500));
+            // Before anything fails: the other thread is waited for.
+            reap()?;
+            ensure!(early.is_err(), "deleted beside its process: {early:?}");
+            let end = hears.recv()???;
+            ensure!(end.code == 143, "{end:?}");
+            Ok(())
+        })
+    })
+}
+
+fn a_delete_says_what_it_waits_for(node: &Namespace) -> Result<()> {
+    held_at_its_end(node, |task, reap| {
+        let refused = task.api.delete_task(&task.id).expect_err("its process is there");
+        let wanted = format!("container {} has ended, and the kernel still holds it", task.id);
+        ensure!(refused.message().contains(&wanted), "{refused}");
+        reap()?;
+        let end = task.api.delete_task(&task.id)?;
+        ensure!(end.code == 143, "{end:?}");
+        Ok(())
+    })
+}
+
+/// Runs `body` with a task that has ended and whose process is there until it is reaped: nobody else reaps a process that is
+/// traced before its tracer does.
+fn held_at_its_end(
+    node: &Namespace,
+    body: impl FnOnce(&Task, &dyn Fn() -> Result<()>) -> Result<()> + Send,
+) -> Result<()> {
     const TERM: i32 = 15;
     let image = image_of(node, "p1_sleep.wat")?;
     let task = node.task(&image).create()?;
     task.start_until("sleeping\n")?;
+    let pid = Pid::from_raw(task.pid);
+    let held = || {
+        ptrace::seize(pid, Options::empty())?;
+        task.kill(TERM)?;
+        let stopped = waitpid(pid, None)?;
+        let WaitStatus::Stopped(_, signal) = stopped else { bail!("{stopped:?}") };
+        ptrace::cont(pid, signal)?;
+        let ended = task.wait()?;
+        ensure!(ended.code == 143 && process::status(task.pid).is_ok(), "{ended:?}");
+        body(&task, &|| Ok(waitpid(pid, None).map(drop)?))
+    };
     // A thread lets go of what it traces when it ends, also by a failure.
-    thread::scope(|scope| scope.spawn(|| end_a_traced(node, &task, TERM)).join().expect("it returns errors"))?;
+    thread::scope(|scope| scope.spawn(held).join().expect("it returns errors"))?;
     ensure!(!process::all().contains(&task.pid), "process {} is there", task.pid);
     task.api.delete_container(&task.id)?;
     Ok(())
-}
-
-fn end_a_traced(node: &Namespace, task: &Task, signal: i32) -> Result<()> {
-    let pid = Pid::from_raw(task.pid);
-    ptrace::seize(pid, Options::empty())?;
-    task.kill(signal)?;
-    let stopped = waitpid(pid, None)?;
-    let WaitStatus::Stopped(_, signal) = stopped else { bail!("{stopped:?}") };
-    ptrace::cont(pid, signal)?;
-    let ended = task.wait()?;
-    ensure!(ended.code == 143 && process::status(task.pid).is_ok(), "{ended:?}");
-    let (deleted, hears) = mpsc::channel();
-    thread::scope(|scope| {
-        scope.spawn(|| deleted.send(node.api().map(|api| api.delete_task(&task.id))));
-        let early = hears.recv_timeout(Duration::from_millis(500));
-        // Before anything fails: the other thread is waited for.
-        waitpid(pid, None)?;
-        ensure!(early.is_err(), "deleted beside its process: {early:?}");
-        let end = hears.recv()???;
-        ensure!(end.code == 143, "{end:?}");
-        Ok(())
-    })
 }
 
 fn a_second_create_is_refused(node: &Namespace) -> Result<()> {
