@@ -113,8 +113,14 @@ fn workers_take_turns_and_are_verified(cluster: &Cluster) -> Result<()> {
     windows.sort();
     let [(_, _, first), (turn, restart, _)] = &windows[..] else { anyhow::bail!("two workers: {windows:?}") };
     ensure!(first < restart && turn <= restart, "restarts overlap: {windows:?}");
-    let handlers = cluster.get(&["node", &cluster.workers()[0]])?["status"]["runtimeHandlers"].clone();
-    ensure!(handlers.as_array().into_iter().flatten().any(|handler| handler["name"] == "wasm"), "{handlers}");
+    for node in cluster.workers() {
+        // The kubelet tells it with the node's next status, some 10 s later.
+        until("the kubelet lists the handler", || {
+            let handlers = cluster.get(&["node", &node])?["status"]["runtimeHandlers"].clone();
+            let is_listed = handlers.as_array().into_iter().flatten().any(|handler| handler["name"] == "wasm");
+            Ok(is_listed.then_some(()))
+        })?;
+    }
     cluster.helm(&["test", RELEASE, "-n", KIT]).map(drop)
 }
 
