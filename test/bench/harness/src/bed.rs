@@ -21,6 +21,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 pub(crate) struct Shims {
     pub(crate) ours: PathBuf,
     pub(crate) floor: PathBuf,
+    pub(crate) stock_floor: PathBuf,
     pub(crate) peer: PathBuf,
 }
 

@@ -10,7 +10,7 @@ const PANELS: [(&str, &str, &[&str]); 4] = [
     ("idle container: node (MemAvailable)", "memory of an idle container, KiB (less is better)", &PEOPLE),
     ("http hello: requests/s", "http requests in a second, 32 in flight (more is better)", &SERVERS),
 ];
-const PEOPLE: [&str; 5] = ["ours", "peer", "runc", "crun", "floor"];
+const PEOPLE: [&str; 6] = ["ours", "peer", "runc", "crun", "stock floor", "floor"];
 const SERVERS: [&str; 5] = ["ours", "ours+reuse", "peer", "peer+keeping", "wasmtime"];
 const WIDTH: f64 = 720.0;
 const LABELS: f64 = 90.0;

@@ -12,6 +12,8 @@ pub(crate) const OURS: &str = "ours";
 pub(crate) const PEER: &str = "peer";
 pub(crate) const RUNC: &str = "runc";
 pub(crate) const FLOOR: &str = "floor";
+/// The floor of the library that the peer is made of.
+pub(crate) const STOCK_FLOOR: &str = "stock floor";
 
 /// Whether this one is measured: all are, unless `WASM_BENCH_WHO` names some.
 pub(crate) fn wanted(name: &str) -> bool {
@@ -29,6 +31,13 @@ pub(crate) struct Contender {
     pub(crate) idle: Program,
 }
 
+impl Contender {
+    /// Whether its containers are the shim.
+    pub(crate) fn starts_nothing(&self) -> bool {
+        [FLOOR, STOCK_FLOOR].contains(&self.name)
+    }
+}
+
 /// All of them, in the order in which they take turns.
 pub(crate) fn all(bed: &Bed) -> Result<Vec<Contender>> {
     let hello = wasm(bed, "p1_hello.wat", "hello from wasm\n")?;
@@ -44,14 +53,19 @@ pub(crate) fn all(bed: &Bed) -> Result<Vec<Contender>> {
         idle: native_idle.clone(),
     };
     let of_wasm = |name, runtime| Contender { name, runtime, hello: hello.clone(), idle: idle.clone() };
-    let mut floor = of_wasm(FLOOR, Runtime::named("io.containerd.floor.v1"));
-    (floor.hello, floor.idle) = (hello.saying(&["/app.wasm"], ""), idle.saying(&["/app.wasm"], ""));
+    let silent = |name, runtime| Contender {
+        name,
+        runtime: Runtime::named(runtime),
+        hello: hello.saying(&["/app.wasm"], ""),
+        idle: idle.saying(&["/app.wasm"], ""),
+    };
     Ok(vec![
         of_wasm(OURS, Runtime::wasm(&bed.containerd.operator_file())),
         of_wasm(PEER, Runtime::named("io.containerd.peer.v1")),
         native(RUNC, "runc"),
         native("crun", "crun"),
-        floor,
+        silent(STOCK_FLOOR, "io.containerd.stock.v1"),
+        silent(FLOOR, "io.containerd.floor.v1"),
     ])
 }
 

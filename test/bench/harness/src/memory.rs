@@ -1,7 +1,7 @@
 //! What an idle container costs: as the node sees it, and as its processes do.
 
 use crate::bed::{Bed, Container};
-use crate::contender::{Contender, FLOOR};
+use crate::contender::Contender;
 use crate::statistics::{Better, Row};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
@@ -48,7 +48,7 @@ pub(crate) fn idle(bed: &Bed, contenders: &[Contender]) -> Result<Vec<Row>> {
     let people: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
     of_all("idle container", &people, |index| {
         let contender = &contenders[index];
-        let place = if contender.name == FLOOR { Place::InShim } else { Place::OwnProcess };
+        let place = if contender.starts_nothing() { Place::InShim } else { Place::OwnProcess };
         of_one(bed, &contender.runtime, place, &|api| {
             let container = bed.container(api, &contender.idle)?;
             container.create()?;

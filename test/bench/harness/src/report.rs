@@ -1,6 +1,6 @@
 //! The results: a table to read, JSON to keep, and what is to be reached.
 
-use crate::contender::{FLOOR, OURS, PEER, RUNC};
+use crate::contender::{FLOOR, OURS, PEER, RUNC, STOCK_FLOOR};
 use crate::http::KEEPING_PEER;
 use crate::interruption::{FUELED, SIEVE};
 use crate::kind;
@@ -31,8 +31,10 @@ struct Goal {
 }
 
 /// What is to be reached, each by itself.
-const GOALS: [Goal; 11] = [
+const GOALS: [Goal; 12] = [
     Goal { what: "hello: total", of: &[(PEER, 0.33)] },
+    // The aim was set beside a floor like this one; against the leaner one it is a stricter aim than was set.
+    Goal { what: "hello: total", of: &[(STOCK_FLOOR, 1.7)] },
     Goal { what: "hello: total", of: &[(FLOOR, 1.7)] },
     Goal { what: "tasks/s, 8 in flight", of: &[(PEER, 3.0), (FLOOR, 0.6)] },
     Goal { what: "idle container: node (MemAvailable)", of: &[(PEER, 0.33)] },
@@ -137,7 +139,7 @@ impl Report {
             let verdict = if ours.median <= most { "reached" } else { "MISSED" };
             let _ = writeln!(lines, "{verdict}: {what}: {} {} (wanted {most})", short(ours.median), ours.unit);
         }
-        lines + &self.pairs() + &self.native_neighbour() + &self.interruption()
+        lines + &self.pairs() + &self.floors() + &self.native_neighbour() + &self.interruption()
     }
 
     /// Two rows of ours, of which one is to be no more than some times the other.
@@ -155,6 +157,16 @@ impl Report {
             let _ = writeln!(lines, "{verdict}: {what}: {ratio:.2} x {of} (wanted {wanted})");
         }
         lines
+    }
+
+    /// What the floors are beside others: an aim in terms of a floor is one of a floor like the one it was set beside.
+    fn floors(&self) -> String {
+        let total = |who| self.row("hello: total", who).map(|row| row.median);
+        let line = |floor| {
+            let [of_runc, of_peer] = [total(RUNC)?, total(PEER)?].map(|other| Some(total(floor)? / other));
+            Some(format!("hello: total of the {floor}: {:.2} x runc, {:.2} x peer\n", of_runc?, of_peer?))
+        };
+        [STOCK_FLOOR, FLOOR].into_iter().filter_map(line).collect()
     }
 
     /// What the same neighbours do to a native service: nothing is promised.
