@@ -77,10 +77,14 @@ pub fn find(
 
 /// Removes the sockets that are there since then, and belong to nobody who lives.
 pub fn remove_sockets(before: &Before) {
-    for path in Before::look().0.difference(&before.0).filter(|path| path.starts_with(SOCKETS)) {
-        println!("a shim left its socket: {}", path.display());
+    let now = Before::look();
+    let left: Vec<&PathBuf> = now.0.difference(&before.0).filter(|path| path.starts_with(SOCKETS)).collect();
+    for path in &left {
         // What is gone by now needs no removal.
         let _ = fs::remove_file(path);
+    }
+    if let Some(first) = left.first() {
+        println!("shims left {} sockets, such as {}", left.len(), first.display());
     }
 }
 

@@ -33,10 +33,10 @@ struct Goal {
 /// What is to be reached, each by itself.
 const GOALS: [Goal; 12] = [
     Goal { what: "hello: total", of: &[(PEER, 0.33)] },
-    // The aim was set beside a floor like this one; against the leaner one it is a stricter aim than was set.
+    // The aims were set beside a floor like this one: see `floors`. Against the leaner one they are stricter.
     Goal { what: "hello: total", of: &[(STOCK_FLOOR, 1.7)] },
     Goal { what: "hello: total", of: &[(FLOOR, 1.7)] },
-    Goal { what: "tasks/s, 8 in flight", of: &[(PEER, 3.0), (FLOOR, 0.6)] },
+    Goal { what: "tasks/s, 8 in flight", of: &[(PEER, 3.0), (STOCK_FLOOR, 0.6)] },
     Goal { what: "idle container: node (MemAvailable)", of: &[(PEER, 0.33)] },
     Goal { what: "http hello: requests/s", of: &[(PEER, 2.0)] },
     Goal { what: "http hello: requests/s", of: &[(KEEPING_PEER, 2.0)] },
@@ -159,7 +159,7 @@ impl Report {
         lines
     }
 
-    /// What the floors are beside others: an aim in terms of a floor is one of a floor like the one it was set beside.
+    /// What the floors are beside others: those of the aims took 0.14 of runc's time, and 0.21 of a shim's of that library.
     fn floors(&self) -> String {
         let total = |who| self.row("hello: total", who).map(|row| row.median);
         let line = |floor| {
