@@ -118,10 +118,10 @@ fn guests_have_terminals(node: &Namespace) -> Result<()> {
     ensure!(seen == "1 1 1\r\n", "{seen:?}");
     let mut user = User::attached(&cri, &container)?;
     user.types("first\r")?;
-    // containerd may read what is typed a moment before it shows what is said.
-    wait::until("the first line is said", || Ok(container.log().contains(" first").then_some(())))?;
+    // containerd may read what is typed a moment before it shows what is said. Each line is there twice: once as the
+    // terminal's echo, once as the guest's answer.
+    wait::until("the first line is answered", || Ok((container.log().matches(" first").count() == 2).then_some(())))?;
     user.types("second\r")?;
-    // Once as the terminal's echo, once as the guest's answer.
     user.sees("second\r\nsecond\r\n")?;
     // Ctrl-D: the end of input.
     user.types("\x04")?;

@@ -115,10 +115,9 @@ fn workers_take_turns_and_are_verified(cluster: &Cluster) -> Result<()> {
     ensure!(first < restart && turn <= restart, "restarts overlap: {windows:?}");
     for node in cluster.workers() {
         // The kubelet tells it with the node's next status, some 10 s later.
-        until("the kubelet lists the handler", || {
+        until(&format!("the kubelet of {node} lists the handler"), || {
             let handlers = cluster.get(&["node", &node])?["status"]["runtimeHandlers"].clone();
-            let is_listed = handlers.as_array().into_iter().flatten().any(|handler| handler["name"] == "wasm");
-            Ok(is_listed.then_some(()))
+            Ok(handlers.as_array().into_iter().flatten().any(|handler| handler["name"] == "wasm").then_some(()))
         })?;
     }
     cluster.helm(&["test", RELEASE, "-n", KIT]).map(drop)
