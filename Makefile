@@ -73,17 +73,19 @@ test-arm64: build ## Build for arm64 and run the samples on a node of that kind,
 
 # The peer is a workspace of its own: its dependencies are not the product's. Linked as it is shipped: it has no static form.
 PEER_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/peer
-PEERS = $(addprefix $(PEER_DIR)/$(HOST)/release/,containerd-shim-peer-v1 containerd-shim-stock-v1)
+STOCK_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/stock-floor
 export WASM_BENCH_BIN := $(TARGET_DIR)
 bench-build: build
 	@test/deps.sh bench
 	test/containerd.sh "" 2.4
 	@began=$$(date +%s); cd test/bench/peer && RUSTFLAGS= CARGO_TARGET_DIR=$(PEER_DIR) cargo build --release --locked \
-		&& install -m 0755 $(PEERS) $(abspath $(TARGET_DIR))/ \
+		&& install -m 0755 $(PEER_DIR)/$(HOST)/release/containerd-shim-peer-v1 $(abspath $(TARGET_DIR))/ \
 		&& echo "the peer was built in $$(($$(date +%s) - began)) s"
+	cd test/bench/stock-floor && CARGO_TARGET_DIR=$(STOCK_DIR) cargo build --release --locked \
+		&& install -m 0755 $(STOCK_DIR)/$(HOST)/release/containerd-shim-stock-floor-v1 $(abspath $(TARGET_DIR))/
 	test/bench/wasmtime.sh
 
-bench: bench-build ## Measure beside runc, crun, a peer, wasmtime and the floor; writes test/bench/results.{json,svg} (root)
+bench: bench-build ## Measure beside runc, crun, a peer, wasmtime and two floors; writes test/bench/results.{json,svg} (root)
 	$(TARGET_DIR)/bench run test/bench/results.json test/bench/results.svg
 
 bench-check: bench-build ## Measure again, and name what fell behind test/bench/results.json by more than 15 %

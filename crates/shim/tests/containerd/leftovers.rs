@@ -9,7 +9,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use serde_json::json;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -120,19 +120,19 @@ impl Gate {
     }
 
     fn open(&self) -> Result<()> {
-        match self.dir.exists() {
-            true => self.write("THAWED", "0"),
-            // A delete that went through took it along.
-            false => Ok(()),
+        match self.write("THAWED", "0") {
+            // A delete that went through took it along, perhaps between the open and the write.
+            Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            done => Ok(done?),
         }
     }
 
-    fn write(&self, version_1: &str, version_2: &str) -> Result<()> {
+    fn write(&self, version_1: &str, version_2: &str) -> io::Result<()> {
         let (file, word) = match Feature::CgroupV2.is_here() {
             true => ("cgroup.freeze", version_2),
             false => ("freezer.state", version_1),
         };
-        Ok(fs::write(self.dir.join(file), word)?)
+        fs::write(self.dir.join(file), word)
     }
 
     /// The processes of a container behind it.

@@ -12,7 +12,7 @@ pub(crate) const OURS: &str = "ours";
 pub(crate) const PEER: &str = "peer";
 pub(crate) const RUNC: &str = "runc";
 pub(crate) const FLOOR: &str = "floor";
-/// The floor of the library that the peer is made of.
+/// A shim on the stock library that starts nothing either.
 pub(crate) const STOCK_FLOOR: &str = "stock floor";
 
 /// Whether this one is measured: all are, unless `WASM_BENCH_WHO` names some.
@@ -64,7 +64,7 @@ pub(crate) fn all(bed: &Bed) -> Result<Vec<Contender>> {
         of_wasm(PEER, Runtime::named("io.containerd.peer.v1")),
         native(RUNC, "runc"),
         native("crun", "crun"),
-        silent(STOCK_FLOOR, "io.containerd.stock.v1"),
+        silent(STOCK_FLOOR, "io.containerd.stock-floor.v1"),
         silent(FLOOR, "io.containerd.floor.v1"),
     ])
 }

@@ -9,7 +9,7 @@
 //! | `bench density N M` | starts N sleeping containers of ours, then M services |
 //!
 //! `WASM_BENCH_WHO` names those that are measured, with commas between: one alone for a profile of it.
-//! `WASM_BENCH_BIN` names the folder with `containerd-shim-{wasm,peer,stock,floor}-v1`.
+//! `WASM_BENCH_BIN` names the folder with `containerd-shim-{wasm,peer,stock-floor,floor}-v1`.
 
 #![forbid(unsafe_code)]
 
@@ -90,14 +90,14 @@ fn shims() -> Result<Shims> {
     let bin = std::env::var_os("WASM_BENCH_BIN").context("WASM_BENCH_BIN names no folder: use `make bench`")?;
     let bin = PathBuf::from(bin);
     let shim = |name: &str| bin.join(format!("containerd-shim-{name}-v1"));
-    Ok(Shims { ours: shim("wasm"), floor: shim("floor"), stock_floor: shim("stock"), peer: shim("peer") })
+    Ok(Shims { ours: shim("wasm"), floor: shim("floor"), stock_floor: shim("stock-floor"), peer: shim("peer") })
 }
 
 /// A part of the run.
 type Stage<'a> = &'a dyn Fn() -> Result<Vec<Row>>;
 
 /// Measures every part whose name has the word, prints it, and leaves nothing; else says what was left, which costs nobody
-/// the results: the peer may leave its socket.
+/// the results: shims of the stock library may leave their sockets.
 fn measured(shims: &Shims, word: &str) -> Result<(Report, Result<()>)> {
     let begun = Instant::now();
     let bed = Bed::new(shims, &[&shims.floor, &shims.stock_floor, &shims.peer], Whose::Others)?;

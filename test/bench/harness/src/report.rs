@@ -33,10 +33,10 @@ struct Goal {
 /// What is to be reached, each by itself.
 const GOALS: [Goal; 12] = [
     Goal { what: "hello: total", of: &[(PEER, 0.33)] },
-    // The aims were set beside a floor like this one: see `floors`. Against the leaner one they are stricter.
+    // The aim came with a floor whose time was nearer this one's: see `floors`.
     Goal { what: "hello: total", of: &[(STOCK_FLOOR, 1.7)] },
     Goal { what: "hello: total", of: &[(FLOOR, 1.7)] },
-    Goal { what: "tasks/s, 8 in flight", of: &[(PEER, 3.0), (STOCK_FLOOR, 0.6)] },
+    Goal { what: "tasks/s, 8 in flight", of: &[(PEER, 3.0), (FLOOR, 0.6)] },
     Goal { what: "idle container: node (MemAvailable)", of: &[(PEER, 0.33)] },
     Goal { what: "http hello: requests/s", of: &[(PEER, 2.0)] },
     Goal { what: "http hello: requests/s", of: &[(KEEPING_PEER, 2.0)] },
@@ -159,7 +159,8 @@ impl Report {
         lines
     }
 
-    /// What the floors are beside others: those of the aims took 0.14 of runc's time, and 0.21 of a shim's of that library.
+    /// What the floors are beside others. Where the aims were set, runc took 103 ms, a Wasm shim of the peer's library 68, and
+    /// a shim that does nothing 14: 0.14 and 0.21 of those.
     fn floors(&self) -> String {
         let total = |who| self.row("hello: total", who).map(|row| row.median);
         let line = |floor| {

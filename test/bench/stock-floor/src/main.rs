@@ -1,5 +1,6 @@
-//! The floor of the library that the peer is made of: a shim on it, as its example has it, that answers every call at once
-//! and starts nothing. `test/bench/floor` is the same without the library, and leaner.
+//! The stock floor: a shim on `containerd-shim`, as that library's example has it, which answers every call at once and
+//! starts nothing. The peer's library stands on the same. `test/bench/floor` does without it, and is leaner.
+//! It knows no pods.
 
 use containerd_shim::protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim::protos::protobuf::{EnumOrUnknown, MessageField};
@@ -25,7 +26,10 @@ impl Shim for Floor {
 
     fn start_shim(&mut self, options: StartOpts) -> Result<String, Error> {
         let pod = options.id.clone();
-        containerd_shim::spawn(options, &pod, Vec::new()).map(|(_, address)| address)
+        let (_, address) = containerd_shim::spawn(options, &pod, Vec::new())?;
+        // The server removes its socket by it.
+        containerd_shim::util::write_address(&address)?;
+        Ok(address)
     }
 
     fn delete_shim(&mut self) -> Result<DeleteResponse, Error> {
@@ -88,5 +92,5 @@ fn now() -> MessageField<Timestamp> {
 }
 
 fn main() {
-    containerd_shim::run::<Floor>("io.containerd.stock.v1", None);
+    containerd_shim::run::<Floor>("io.containerd.stock-floor.v1", None);
 }
