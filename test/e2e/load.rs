@@ -38,10 +38,12 @@ impl<'a> Load<'a> {
 
     /// Ends; fails if a request has failed, or if there were few. What was done meanwhile is for the message.
     pub(crate) fn stop(self, meanwhile: &str) -> Result<()> {
-        self.cluster.kubectl(&["exec", "-n", APPS, "client", "--", "/bin/sh", "-c", "echo > /tmp/stop"])?;
+        // The client may end, and all of its container with it, before this shell has: its counts say whether it was told.
+        let told = self.cluster.kubectl(&["exec", "-n", APPS, "client", "--", "/bin/sh", "-c", "echo > /tmp/stop"]);
         let counts = until("the client tells its counts", || {
             Ok(self.log()?.lines().find_map(|line| line.strip_prefix("done ").map(str::to_owned)))
-        })?;
+        });
+        let counts = counts.with_context(|| format!("it was told to stop: {told:?}"))?;
         let counts: Vec<u64> = counts.split(' ').map(str::parse).collect::<Result<_, _>>()?;
         println!("      requests during {meanwhile}: {} answered, {} failed", counts[0], counts[1]);
         ensure!(counts[0] > 50 && counts[1] == 0, "{} requests were answered, {} failed", counts[0], counts[1]);
