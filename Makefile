@@ -71,7 +71,7 @@ test-arm64: build ## Build for arm64 and run the samples on a node of that kind,
 	@test/wasm-rust.sh >/dev/null
 	test/arm64.sh $(TARGET_DIR)
 
-# The peer is a workspace of its own: its dependencies are not the product's. Linked as it is shipped: it has no static form.
+# Workspaces of their own: their dependencies are not the product's. The peer is linked as it is shipped: it has no static form.
 PEER_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/peer
 STOCK_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/stock-floor
 export WASM_BENCH_BIN := $(TARGET_DIR)
@@ -81,8 +81,9 @@ bench-build: build
 	@began=$$(date +%s); cd test/bench/peer && RUSTFLAGS= CARGO_TARGET_DIR=$(PEER_DIR) cargo build --release --locked \
 		&& install -m 0755 $(PEER_DIR)/$(HOST)/release/containerd-shim-peer-v1 $(abspath $(TARGET_DIR))/ \
 		&& echo "the peer was built in $$(($$(date +%s) - began)) s"
-	cd test/bench/stock-floor && CARGO_TARGET_DIR=$(STOCK_DIR) cargo build --release --locked \
-		&& install -m 0755 $(STOCK_DIR)/$(HOST)/release/containerd-shim-stock-floor-v1 $(abspath $(TARGET_DIR))/
+	@began=$$(date +%s); cd test/bench/stock-floor && CARGO_TARGET_DIR=$(STOCK_DIR) cargo build --release --locked \
+		&& install -m 0755 $(STOCK_DIR)/$(HOST)/release/containerd-shim-stock-floor-v1 $(abspath $(TARGET_DIR))/ \
+		&& echo "the stock floor was built in $$(($$(date +%s) - began)) s"
 	test/bench/wasmtime.sh
 
 bench: bench-build ## Measure beside runc, crun, a peer, wasmtime and two floors; writes test/bench/results.{json,svg} (root)
